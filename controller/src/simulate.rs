@@ -1,11 +1,11 @@
-//! The simulator: the decision as it is, on a virtual queue, fleet, web and clock, and beside it a
-//! clairvoyant and the rules of others. Everything comes from a seed: the same seed gives the same
-//! run.
+//! The simulator: runs the real decision with a virtual queue, fleet, web host and clock, and
+//! compares it with a clairvoyant and with the rules of other systems. All randomness comes from a
+//! seed: the same seed gives the same run.
 //!
 //! A run is a sequence of events in virtual time ([`site`]) under a [`Driver`](run::Driver): the
 //! real controller's decision ([`controller`]), one of the [`references`], or the [`clairvoyant`].
-//! All of them have the same arrivals, the same service time for each job and the same delay for
-//! the first, second, third start.
+//! All drivers get the same arrivals, the same service time for each job and the same delay for the
+//! first, second and third start.
 
 pub mod setup;
 pub mod trace;
@@ -45,36 +45,36 @@ pub use self::{
 };
 use crate::policy::{Policies, Policy};
 
-/// How a policy and those that it is compared with did on one trace.
+/// The results of a policy and of its alternatives on one trace.
 #[derive(Debug, Clone)]
 pub struct Comparison {
-    /// What people compare.
+    /// The comparison.
     pub report: Report,
-    /// The policy's run in full.
+    /// The complete run of the policy.
     pub policy: Outcome,
 }
 
-/// One seed of a simulation.
+/// The input of a simulation for one seed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Draw {
     /// The arrivals.
     pub trace: Trace,
-    /// Everything else; its seed is the draw's.
+    /// All other inputs, including the seed.
     pub setup: Setup,
 }
 
-/// All sweeps of references together simulate no more jobs than this.
+/// Maximum number of jobs that all sweeps of references together simulate.
 const MOST_SWEPT: u64 = 6_000_000;
 
-/// Runs a policy. With `samples` it is noted about that often how things stand.
+/// Runs a policy. If `samples` is not 0, about this many samples of the state are recorded.
 pub fn simulate(policy: &Policy, trace: &Trace, setup: &Setup, samples: u32) -> Outcome {
     let load = Load::new(trace, setup, &policy.pool.model);
     run_policy(&load, policy, samples)
 }
 
-/// Runs several pools under one controller, each with arrivals, times and prices of its own. What
-/// is about all of them, as the tick and the faults, is taken from the first. Returns them by their
-/// names.
+/// Runs several pools under one controller, each with its own arrivals, times and prices. Inputs
+/// that concern all pools, such as the tick and the faults, are taken from the first. Returns the
+/// results by pool name.
 pub fn simulate_together(
     policies: &Policies,
     pools: &BTreeMap<String, (Trace, Setup)>,
@@ -90,7 +90,7 @@ pub fn simulate_together(
     loads.iter().map(|load| load.pool.clone()).zip(outcomes).collect()
 }
 
-/// Runs a reference instead.
+/// Runs a reference instead of a policy.
 pub fn simulate_reference(reference: Reference, max: u32, trace: &Trace, setup: &Setup) -> Outcome {
     reference.run(&Load::new(trace, setup, "default"), max, reference.usual())
 }
@@ -99,23 +99,23 @@ fn run_policy(load: &Load<'_>, policy: &Policy, samples: u32) -> Outcome {
     run(load, &mut Controller::alone(load, policy.clone()), samples)
 }
 
-/// Runs a policy and these references, with every seed, and with the first one the references with
-/// other values of their main parameters and those who know the future. Tells when one of them is
-/// through.
+/// Runs a policy and these references with every seed. With the first seed, also runs the
+/// references with other values of their main parameters, and the clairvoyants. Calls `progress`
+/// after each run.
 pub fn compare(
     policy: &Policy,
     draws: &[Draw],
     references: &[Reference],
     samples: u32,
-    through: &(dyn Fn() + Sync),
+    progress: &(dyn Fn() + Sync),
 ) -> Comparison {
     let (max, model) = (policy.most(), &policy.pool.model);
     let loads: Vec<_> = draws.iter().map(|draw| Load::new(&draw.trace, &draw.setup, model)).collect();
     let load = &loads[0];
-    // The policy, then each reference; each of them with every seed.
+    // The policy and then each reference, each with every seed.
     let runs: Vec<_> =
-        (0..=references.len()).flat_map(|who| (0..loads.len()).map(move |seed| (who, seed))).collect();
-    let mut outcomes = at_once(&runs, through, |(who, seed)| match who.checked_sub(1) {
+        (0..=references.len()).flat_map(|driver| (0..loads.len()).map(move |seed| (driver, seed))).collect();
+    let mut outcomes = in_parallel(&runs, progress, |(driver, seed)| match driver.checked_sub(1) {
         None => run_policy(&loads[*seed], policy, if *seed == 0 { samples } else { 0 }),
         Some(other) => references[other].run(&loads[*seed], max, references[other].usual()),
     });
@@ -125,7 +125,7 @@ pub fn compare(
     let spread = |runs: &[Outcome]| Spread::of(&runs.iter().map(|run| run.figures).collect::<Vec<_>>());
     let seeds = several.map(|(name, runs)| (*name, spread(runs))).collect();
     let wrong = by_name[0].1.iter().flat_map(|run| run.wrong.iter().cloned()).collect();
-    // Of the first seed from here on.
+    // Only the first seed from here on.
     let mut number = 0;
     outcomes.retain(|_| {
         number += 1;
@@ -138,7 +138,7 @@ pub fn compare(
         let bounds = clairvoyant::bounds(load, max, &ours, &theirs);
         (bounds, fronts.join().unwrap_or_default())
     });
-    through();
+    progress();
     let theirs = theirs.iter().map(|run| run.figures).collect();
     let cost = ours.figures.cost_usd;
     let report = Report {
@@ -160,7 +160,7 @@ pub fn compare(
     Comparison { report, policy: ours }
 }
 
-/// Each reference with other values of its main parameter.
+/// Runs each reference with other values of its main parameter.
 fn fronts(
     load: &Load<'_>,
     max: u32,
@@ -187,29 +187,29 @@ fn fronts(
     fronts
 }
 
-/// Runs several policies, and once the references and the clairvoyant, who serves as many in time
-/// as the best of the policies. Tells when one of them is through.
+/// Runs several policies, and once the references and a clairvoyant that serves as many jobs in
+/// time as the best of the policies. Calls `progress` after each run.
 pub fn sweep(
     policies: &[Policy],
     max: u32,
     trace: &Trace,
     setup: &Setup,
     references: &[Reference],
-    through: &(dyn Fn() + Sync),
+    progress: &(dyn Fn() + Sync),
 ) -> Sweep {
     let model = policies.first().map_or("default", |policy| &policy.pool.model);
     let load = Load::new(trace, setup, model);
-    let ours = at_once(policies, through, |policy| {
+    let ours = in_parallel(policies, progress, |policy| {
         let outcome = run_policy(&load, policy, 0);
         (outcome.figures, outcome.wrong)
     });
     let theirs =
-        at_once(references, through, |reference| reference.run(&load, max, reference.usual()).figures);
+        in_parallel(references, progress, |reference| reference.run(&load, max, reference.usual()).figures);
     let mut others: Vec<_> = ours.iter().map(|(figures, _)| *figures).collect();
     let share = others.iter().map(|figures| figures.within_slo).fold(0.0, f64::max);
     others.extend(&theirs);
     let clairvoyant = clairvoyant::in_time(&load, max, share, &others);
-    through();
+    progress();
     Sweep {
         trace: TraceSummary::of(trace),
         policies: ours,
@@ -222,25 +222,25 @@ fn named(references: &[Reference], figures: Vec<Figures>) -> BTreeMap<&'static s
     references.iter().map(|reference| reference.name()).zip(figures).collect()
 }
 
-/// Does something with each of these, as many at a time as there are processors, and tells when one
-/// is through; the answers are in the same order.
-fn at_once<T: Sync, R: Send>(
-    these: &[T],
-    through: &(dyn Fn() + Sync),
+/// Applies `run` to each item, on as many threads as there are processors, and calls `progress`
+/// after each. Returns the results in the same order.
+fn in_parallel<T: Sync, R: Send>(
+    items: &[T],
+    progress: &(dyn Fn() + Sync),
     run: impl Fn(&T) -> R + Sync,
 ) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();
         while let Some((place, this)) =
-            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|place| Some((place, these.get(place)?)))
+            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|place| Some((place, items.get(place)?)))
         {
             done.push((place, run(this)));
-            through();
+            progress();
         }
         done
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(these.len());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
     let mut done: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, Vec<_>>| {

@@ -1,23 +1,23 @@
-//! Who knows the whole trace and every service time, and does the same work as cheaply as can be
-//! found. What that costs is what a policy is measured by, three times:
+//! Schedules with knowledge of the whole trace and of all service times, which do the same work as
+//! cheaply as can be found. A policy is measured by their cost, in three variants:
 //!
-//! - held to the **SLO** only, with as large a share of the requests within it as the policy had;
-//! - held to be **as fast** as the policy, at the median and at the 95th percentile. What the
-//!   policy costs beyond that is the price of not knowing the future; what that costs beyond the
-//!   first is the price of speed;
-//! - as fast, and **online**: no start precedes its job. An instance is ordered only where there
-//!   are jobs for one more, as one that does not know the future must; when to stop, and how many
-//!   are worth it, is known.
+//! - **SLO**: with at least the policy's share of requests within the SLO.
+//! - **As fast**: with the policy's median and 95th percentile. What the policy costs beyond it is
+//!   the price of not knowing the future; what it costs beyond the first variant is the price of
+//!   speed.
+//! - **Online**: as fast, and without starts before their jobs arrive. An instance is started only
+//!   if there are jobs for one more, as by a policy that does not know the future; but when to
+//!   stop, and how many instances are worth it, is known.
 //!
 //! Each is a *feasible* schedule, simulated on the same site as all others, and therefore an upper
-//! bound of what is possible. Below it lies the [`relaxation`]. Schedules are found in several
-//! ways, and every run is held against every goal:
+//! bound of the optimum. The [`relaxation`] is a lower bound. Schedules are searched for in several
+//! ways, and every run is checked against every goal:
 //!
 //! - [`fluid`]: the cheapest path of a backlog between arrivals and deadlines, repaired where
-//!   chance made requests late;
-//! - [`staffing`]: as many as the arrivals of that time call for, and a reserve that grows with
-//!   their square root; always the same number; and what policy and references did, without the
-//!   time in which their instances had nothing to do any more.
+//!   random times made requests late.
+//! - [`staffing`]: the number of instances for the arrivals of each time, with a reserve in
+//!   proportion to its square root; a constant number; and the runs of policy and references
+//!   without the time in which instances had nothing more to do.
 
 mod fluid;
 mod relaxation;
@@ -34,28 +34,28 @@ use super::{
     site::{Site, Victims},
 };
 
-/// Slacks to begin with, as shares of what the SLO leaves for waiting. The bold ones are for shares
-/// below one.
+/// Initial slacks, as shares of the time that the SLO leaves for waiting. Those above one are for
+/// goals below a share of one.
 const SLACKS: [f32; 4] = [1.0, 1.6, 3.0, 8.0];
-/// So often a plan is repaired where requests came too late.
+/// Number of times that a plan is repaired where requests were late.
 const REPAIRS: usize = 7;
-/// Slacks between none and the policy's 95th percentile are halved so often.
+/// Number of bisections of the slack between zero and the policy's 95th percentile.
 const HALVINGS: usize = 5;
-/// A search simulates no more jobs than this, and at least this number of runs.
+/// Maximum number of jobs that a search simulates, but at least `FEWEST_RUNS` runs.
 const MOST_JOBS: u64 = 3_000_000;
 const FEWEST_RUNS: u64 = 4;
-/// A percentile that is a hair later is not slower.
+/// Relative tolerance within which a percentile counts as equally fast.
 const TOLERANCE: f64 = 1.01;
 
-/// When to have how many, in order.
+/// The number of instances from each time on, in order.
 type Orders = Vec<(Micros, u32)>;
 
-/// What a schedule is held to.
+/// The condition that a schedule must meet.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Goal {
-    /// At least this share within the SLO.
+    /// At least this share of requests within the SLO.
     InTime { share: f64 },
-    /// A median and a 95th percentile of at most this many seconds.
+    /// A median and a 95th percentile of at most these seconds.
     AsFast { p50_s: f64, p95_s: f64 },
 }
 
@@ -73,7 +73,7 @@ impl Goal {
         is_good && figures.unfinished == 0
     }
 
-    /// How long requests may take, and the share that must not take longer.
+    /// A latency limit in seconds, and the share of requests that must keep it.
     fn limit_s(self, load: &Load<'_>) -> (f64, f64) {
         match self {
             Self::InTime { share } => (load.setup.slo.as_secs_f64(), share),
@@ -90,8 +90,7 @@ pub(super) struct Bounds {
     pub(super) online: Bound,
 }
 
-/// The cheapest ways that were found. `ours` is the policy's run, `others` are runs of the same
-/// load.
+/// Finds the bounds of a policy. `ours` is its run, `others` are runs of the same load.
 pub(super) fn bounds(load: &Load<'_>, max: u32, ours: &Outcome, others: &[Outcome]) -> Bounds {
     let figures = &ours.figures;
     let (in_time, as_fast) = (Goal::InTime { share: figures.within_slo }, Goal::as_fast_as(figures));
@@ -108,7 +107,7 @@ pub(super) fn bounds(load: &Load<'_>, max: u32, ours: &Outcome, others: &[Outcom
         // A search that panicked has found nothing.
         (search.runs, online.join().unwrap_or_default())
     });
-    // Whatever somebody did could have been done on purpose, and who may start ahead need not.
+    // Every run is also a possible schedule, and starting ahead is not required.
     free.extend(&online);
     free.extend(others.iter().map(|other| other.figures));
     free.push(*figures);
@@ -126,8 +125,8 @@ pub(super) fn bounds(load: &Load<'_>, max: u32, ours: &Outcome, others: &[Outcom
     }
 }
 
-/// The cheapest way to serve at least this share within the SLO, where there is no run to be as
-/// fast as.
+/// Finds the cheapest schedule with at least this share within the SLO, without a run to be as fast
+/// as.
 pub(super) fn in_time(load: &Load<'_>, max: u32, share: f64, others: &[Figures]) -> Figures {
     let mut search = Search::new(load, max, false);
     search.constants(Goal::InTime { share });
@@ -137,11 +136,11 @@ pub(super) fn in_time(load: &Load<'_>, max: u32, share: f64, others: &[Figures])
     best.unwrap_or_else(|| run(load, &mut Schedule::new(vec![(0, max)], max, false), 0).figures)
 }
 
-/// Tries schedules and keeps what came of them.
+/// Runs schedules and keeps their figures.
 struct Search<'a> {
     load: &'a Load<'a>,
     max: u32,
-    /// No start precedes its job.
+    /// Whether starts must not precede their jobs.
     online: bool,
     runs: Vec<Figures>,
     left: u64,
@@ -165,8 +164,8 @@ impl<'a> Search<'a> {
         Some(outcome)
     }
 
-    /// Schedules that become cheaper and slower from `0` to `most`: the last one that still meets
-    /// the goal. Answers it.
+    /// Bisects schedules that become cheaper and slower from `0` to `most`, and returns the last
+    /// one that meets the goal.
     fn cheapest(&mut self, goal: Goal, most: u32, orders: impl Fn(u32) -> Orders) -> Option<u32> {
         let (mut good, mut bad) = (None, most + 1);
         let mut next = most / 2;
@@ -185,8 +184,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// As fast as the policy: what it did without waste, what the arrivals of the time call for,
-    /// and fluid plans.
+    /// Searches for schedules that are as fast as the policy: its own run without waste, staffing
+    /// by the arrivals, and fluid plans.
     fn as_fast(&mut self, goal: Goal, ours: &Outcome, others: &[Outcome]) {
         let Goal::AsFast { p95_s, .. } = goal else { return };
         let (load, max, delay) = (self.load, self.max, micros(self.load.setup.start_delay.mean));
@@ -215,8 +214,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// What a start counts as, in time of an instance. One that is needed for a moment only is
-    /// billed as if it were needed longer; the fluid cannot know which.
+    /// Prices of a start in the time of an instance, to try. An instance that is needed for a
+    /// moment is billed for longer, which the fluid cannot model.
     fn prices(&self) -> Vec<Micros> {
         let setup = self.load.setup;
         let delay = micros(setup.start_delay.mean).saturating_sub(micros(setup.pending));
@@ -232,7 +231,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Fluid plans within the SLO, at this price of a start.
+    /// Searches for fluid plans within the SLO, at this price of a start.
     fn fluid(&mut self, goal: Goal, price: Micros) {
         let load = self.load;
         let delay = micros(load.setup.start_delay.mean);
@@ -246,13 +245,13 @@ impl<'a> Search<'a> {
                 let figures = outcome.figures;
                 if goal.is_met(&figures) {
                     best = Some(best.map_or(figures.cost_usd, |cost| cost.min(figures.cost_usd)));
-                    // What had to be repaired is the edge: nothing bolder will do.
+                    // A plan that needed repair is at the limit: larger slacks will not do.
                     if repair > 0 {
                         return;
                     }
                     break;
                 }
-                // Nothing that is dearer can be the answer any more.
+                // More expensive plans cannot be the result any more.
                 if repair == REPAIRS || best.is_some_and(|cost| figures.cost_usd >= cost) {
                     return;
                 }
@@ -262,11 +261,11 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Does what was planned, and looks after what the plan did not foresee: while something waits the
-/// last one stays.
+/// Executes a schedule, and handles what it did not foresee: while jobs wait, the last instance
+/// stays.
 #[derive(Debug)]
 struct Schedule {
-    /// From when on how many are wanted, in order.
+    /// The number of instances from each time on, in order.
     orders: Orders,
     next: usize,
     wanted: u32,
@@ -300,7 +299,7 @@ impl Driver for Schedule {
         }
         let is_settled = site.scale_to(wanted, Victims::Idle) && wanted == self.wanted;
         let next = self.orders.get(self.next).map_or(Micros::MAX, |(at, _)| *at);
-        // After the last order somebody must still see to what comes back to the queue.
+        // After the last order, jobs may still return to the queue.
         let soon = site.now + 1_000_000;
         Again::At(if is_settled && !is_at_end { next } else { next.min(soon) })
     }

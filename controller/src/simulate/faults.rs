@@ -1,58 +1,57 @@
-//! Bad luck.
+//! The simulated faults.
 
 use std::time::Duration;
 
-/// What goes wrong, and how often. Shares are from 0 to 1; nothing goes wrong by default.
+/// The faults and how often they occur. Shares are from 0 to 1; by default nothing fails.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Faults {
-    /// The share of starts that never become ready.
+    /// Share of starts that never become ready.
     pub boot_failure: f64,
-    /// The share of starts after which the instance dies by itself before it is ready.
+    /// Share of starts in which the instance crashes before it is ready.
     pub boot_crash: f64,
-    /// The share of start calls that are refused as a whole for want of capacity.
+    /// Share of start calls that are refused as a whole for lack of capacity.
     pub capacity_errors: f64,
-    /// The share of start calls in which each instance is refused with a chance of one half.
+    /// Share of start calls in which each instance is refused with a probability of one half.
     pub half_failed: f64,
-    /// The share of drains and stops that fail.
+    /// Share of drain and stop calls that fail.
     pub call_errors: f64,
-    /// The share of calls that do what they were told and yet answer with an error.
+    /// Share of calls that are carried out but return an error.
     pub lost_answers: f64,
-    /// The share of looks that cannot list the fleet.
+    /// Share of observations in which the fleet cannot be listed.
     pub list_errors: f64,
-    /// The share of looks that cannot read the queue's depth.
+    /// Share of observations in which the queue depth cannot be read.
     pub depth_errors: f64,
-    /// The depth that is read is this old.
+    /// Age of the queue depth that is read.
     pub depth_lag: Duration,
-    /// The depth that is read is off by up to this share of itself, either way.
+    /// Largest relative error of the queue depth that is read, in both directions.
     pub depth_noise: f64,
-    /// The share of looks at which the depth reads zero, whatever it is.
+    /// Share of observations in which the queue depth reads zero.
     pub depth_zero: f64,
-    /// The share of looks at which the depth reads anything up to a million, whatever it is.
+    /// Share of observations in which the queue depth reads an arbitrary number up to a million.
     pub depth_wild: f64,
-    /// The share of reports, of workers and of web, that never arrive.
+    /// Share of reports of workers and web hosts that are lost.
     pub lost_reports: f64,
-    /// The share of stops that take five minutes.
+    /// Share of stops that take five minutes.
     pub slow_stop: f64,
-    /// The mean time until a running instance vanishes with its jobs.
+    /// Mean time until a running instance vanishes with its jobs.
     pub vanish_after: Option<Duration>,
-    /// The controller is killed and restarted this often.
+    /// Interval at which the controller is killed and restarted.
     pub restart_every: Option<Duration>,
-    /// A controller that was killed is started again after this; what is reported meanwhile waits
-    /// for it.
+    /// Time until a killed controller is started again. Reports wait for it meanwhile.
     pub downtime: Duration,
-    /// The share of plans in the middle of which the controller is killed and started again.
+    /// Share of plans during which the controller is killed and restarted.
     pub restart_in_plan: f64,
-    /// The share of restarts at which what the controller had learnt is lost.
+    /// Share of restarts at which the controller's memory is lost.
     pub lost_learnt: f64,
-    /// The policy's file gets this text at this time, good or bad.
+    /// Changes of the policy file: the time and the new text, valid or not.
     pub edits: Vec<(Duration, String)>,
-    /// The clock is set this often, ...
+    /// Interval at which the clock is changed.
     pub clock_jump_every: Option<Duration>,
-    /// ... by up to this, forwards or backwards.
+    /// Largest change of the clock, in both directions.
     pub clock_jump: Duration,
-    /// The clocks of queue, web and machines differ from the controller's by up to this, each by
-    /// its own.
+    /// Largest difference between the controller's clock and each of those of queue, web host and
+    /// machines.
     pub clock_skew: Duration,
-    /// From this time on nothing goes wrong any more; what has gone wrong has.
+    /// Time after which no new faults occur.
     pub until: Option<Duration>,
 }

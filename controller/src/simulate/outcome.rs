@@ -1,4 +1,4 @@
-//! What came of a run: for each request its latency, for all of them what people compare.
+//! The outcome of a run: the latency of each request, and the figures by which runs are compared.
 
 use std::time::Duration;
 
@@ -6,94 +6,93 @@ use serde::Serialize;
 
 use super::{setup::Micros, site::Site};
 
-/// As AWS counts a month.
+/// Length of a month as AWS defines it, in seconds.
 const MONTH_S: f64 = 730.0 * 3600.0;
 
-/// What came of one run.
+/// The outcome of one run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// What people compare.
+    /// The figures by which runs are compared.
     pub figures: Figures,
-    /// From arrival to result in seconds, by request; NaN where there was none before the run
-    /// ended.
+    /// Latency of each request from arrival to result, in seconds; NaN without a result when the
+    /// run ended.
     pub latencies_s: Vec<f32>,
-    /// When the run ended.
+    /// Time at which the run ended.
     pub end: Micros,
-    /// Jobs in the system, times seconds: their time average, times the length of the run.
+    /// Integral of the number of jobs in the system over time, in job seconds.
     pub job_seconds: f64,
-    /// For how long instances ran, in seconds, without what is billed beyond that by the minimum.
+    /// Time that all instances ran, in seconds, without the rest of billing minimums.
     pub ran_s: f64,
-    /// From its order to the end of its last job, for each instance that had one.
+    /// From the start order to the end of the last job, for each run of an instance that had a job.
     pub worked: Vec<(Micros, Micros)>,
-    /// From when to when each instance ran.
+    /// Begin and end of each run of an instance.
     pub spans: Vec<(Micros, Micros)>,
-    /// What nobody should have done, and rules that a plan broke, in sentences. Empty, if all is
-    /// well.
+    /// Actions that are never right, and rules that a plan broke, one sentence each.
     pub wrong: Vec<String>,
-    /// How things stood from time to time, where that was asked for.
+    /// The samples of the state, if they were requested.
     pub samples: Vec<Sample>,
 }
 
-/// What people compare. Latencies are from arrival to result; a request that had no result when the
-/// run ended counts as if it had one then, and as one beyond the SLO.
+/// The figures by which runs are compared. Latencies are from arrival to result. A request without
+/// a result counts as if it had one at the end of the run, and as one outside the SLO.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Figures {
-    /// Requests that arrived.
+    /// Number of requests that arrived.
     pub requests: u64,
-    /// Those that had no result when the run ended.
+    /// Number of requests without a result when the run ended.
     pub unfinished: u64,
-    /// The mean latency in seconds.
+    /// Mean latency, in seconds.
     pub mean_s: f64,
-    /// Half of them are at most this, in seconds.
+    /// Median latency, in seconds.
     pub p50_s: f64,
-    /// 95 of 100 are at most this.
+    /// 95th percentile of the latency, in seconds.
     pub p95_s: f64,
-    /// 99 of 100 are at most this.
+    /// 99th percentile of the latency, in seconds.
     pub p99_s: f64,
-    /// The longest.
+    /// Longest latency, in seconds.
     pub max_s: f64,
-    /// The share whose latency is at most the SLO, from 0 to 1.
+    /// Share of requests with a latency within the SLO, from 0 to 1.
     pub within_slo: f64,
-    /// Jobs that were being worked on when somebody stopped their instance.
+    /// Number of jobs in flight on instances that were stopped by force.
     pub killed: u64,
-    /// Jobs that went back to the queue, for whatever reason, counted each time.
+    /// Number of times that a job returned to the queue, for any reason.
     pub redelivered: u64,
-    /// Instances started.
+    /// Number of starts of instances.
     pub starts: u64,
-    /// Hours that are billed, with the minimum of each start.
+    /// Billed hours, including billing minimums.
     pub instance_hours: f64,
-    /// The part of these that was launched.
+    /// Part of `instance_hours` of launched instances.
     pub launched_hours: f64,
-    /// What they cost in US dollars.
+    /// Cost of `instance_hours`, in US dollars.
     pub cost_usd: f64,
-    /// What the disks of all instances cost in the time of the trace, the parked ones too; the same
-    /// for everybody, and not in the cost.
+    /// Cost of the disks of all instances for the length of the trace, in US dollars, including
+    /// parked ones. It is the same for all drivers and not part of `cost_usd`.
     pub disks_usd: f64,
-    /// The same for each thousand requests.
+    /// Cost per thousand requests, in US dollars.
     pub cost_usd_per_1000: f64,
 }
 
-/// How things stood at a moment.
+/// The state at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Sample {
-    /// When.
+    /// Time of the sample.
     pub at: Micros,
-    /// Jobs that wait.
+    /// Number of waiting jobs.
     pub visible: u64,
-    /// Jobs that are worked on, or whose lease has not run out.
+    /// Number of jobs that are processed or have a lease.
     pub in_flight: u64,
-    /// Instances that take jobs.
+    /// Number of instances that take jobs.
     pub ready: u32,
-    /// Instances that were started and are not ready.
+    /// Number of instances that were started and are not ready.
     pub starting: u32,
-    /// Instances that drain or stop.
+    /// Number of instances that drain or stop.
     pub leaving: u32,
-    /// Orders that were given to instances until then.
+    /// Number of orders to instances so far.
     pub orders: u64,
 }
 
 impl Outcome {
-    /// Sums up a run that is over.
+    /// Computes the outcome of a run that has ended.
     pub(super) fn of(site: Site<'_>) -> Self {
         let setup = site.setup;
         let end_s = site.now as f64 / 1e6;
@@ -124,7 +123,7 @@ impl Outcome {
             instance_hours,
             launched_hours,
             cost_usd,
-            // The disk of one that is launched is gone with it.
+            // The disk of a launched instance is deleted with it.
             disks_usd: site.machines.len().min(site.parked) as f64 * site.load.trace.seconds() / MONTH_S
                 * setup.price.disk_usd_per_month,
             cost_usd_per_1000: cost_usd * 1000.0 * per_request,
@@ -143,14 +142,14 @@ impl Outcome {
     }
 }
 
-/// Whether a request met the SLO; one without a result did not. Half a millisecond is for the
-/// rounding of what is stored.
+/// Whether a request met the SLO; one without a result did not. Half a millisecond allows for the
+/// rounding of stored values.
 fn is_within(latency_s: f32, slo: Duration) -> bool {
     f64::from(latency_s) <= slo.as_secs_f64() + 5e-4
 }
 
-/// Sorts latencies, none of which is negative: their bits are in the order of their values. By
-/// digits of eleven bits, which takes a quarter of the time of comparing them.
+/// Sorts non-negative latencies, whose bits have the order of their values. A radix sort by digits
+/// of eleven bits takes a quarter of the time of a comparison sort.
 fn in_order(mut values: Vec<f32>) -> Vec<f32> {
     const DIGIT: u32 = 11;
     const MASK: u32 = (1 << DIGIT) - 1;
@@ -177,7 +176,8 @@ fn in_order(mut values: Vec<f32>) -> Vec<f32> {
     values
 }
 
-/// The nearest rank: the smallest value that `percent` of a hundred do not exceed.
+/// The percentile by the nearest rank: the smallest value that `percent` per cent of the values do
+/// not exceed.
 fn percentile(sorted: &[f32], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100);
     rank.checked_sub(1).and_then(|place| sorted.get(place)).map_or(0.0, |value| f64::from(*value))
@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    /// None, microseconds, or anything up to months.
+    /// Zero, microseconds, or anything up to months.
     fn seconds() -> impl Strategy<Value = f32> {
         let parts = |parts_per_s: f32| (1u32..100_000_000).prop_map(move |count| count as f32 / parts_per_s);
         prop_oneof![Just(0.0f32), parts(1e11), parts(10.0)]
@@ -197,8 +197,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn latencies_are_in_the_order_that_comparing_gives(
-            // Not as ranges of floats: now and then proptest 1.12 panics in drawing from one.
+        fn the_radix_sort_equals_a_comparison_sort(
+            // Not ranges of floats: proptest 1.12 occasionally panics when it draws from one.
             few in prop::collection::vec(seconds(), 0..50),
             many in prop::collection::vec(seconds(), 2048..2500),
         ) {

@@ -1,6 +1,6 @@
-//! The rules of others, as their public documentation tells them, on the same site: the same
-//! arrivals, service times, start delays and `max`, and, but for the seed rule, the same graceful
-//! stop.
+//! The rules of other systems, according to their public documentation, on the same site: with the
+//! same arrivals, service times, start delays and `max`, and, except for the seed rule, the same
+//! graceful stop.
 
 mod keda;
 mod kpa;
@@ -15,11 +15,11 @@ use serde::Serialize;
 use self::{keda::Keda, kpa::Kpa, seed::SeedRule, target_tracking::TargetTracking};
 use super::{load::Load, outcome::Outcome, run::Driver, setup::Setup, site::Site};
 
-/// A rule that people use.
+/// A rule of another system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reference {
-    /// All or nothing by the length of the queue.
+    /// All or nothing, by the length of the queue.
     Seed,
     /// KEDA's SQS scaler with the Kubernetes HPA.
     Keda,
@@ -30,10 +30,10 @@ pub enum Reference {
 }
 
 impl Reference {
-    /// All of them.
+    /// All references.
     pub const ALL: [Self; 4] = [Self::Seed, Self::Keda, Self::TargetTracking, Self::Kpa];
 
-    /// The name of the token, on the command line and in JSON.
+    /// Name on the command line and in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Seed => "seed",
@@ -43,7 +43,7 @@ impl Reference {
         }
     }
 
-    /// The main parameter's value in its documentation.
+    /// Default value of the main parameter, from the documentation.
     pub fn usual(self) -> f64 {
         match self {
             Self::Seed => 10.0,
@@ -52,7 +52,7 @@ impl Reference {
         }
     }
 
-    /// What its main parameter is.
+    /// Name of the main parameter.
     pub fn parameter(self) -> &'static str {
         match self {
             Self::Seed => "messages",
@@ -62,7 +62,7 @@ impl Reference {
         }
     }
 
-    /// The values that are tried, the usual ones first.
+    /// The values of the main parameter for sweeps, the most usual ones first.
     pub(super) fn values(self) -> Vec<f64> {
         match self {
             Self::Seed => vec![10.0, 0.0, 100.0, 3.0, 30.0, 300.0],
@@ -72,7 +72,7 @@ impl Reference {
         }
     }
 
-    /// The rule, with at most `max` instances.
+    /// Makes the driver with this value of the main parameter and at most `max` instances.
     fn driver(self, setup: &Setup, max: u32, value: f64) -> Box<dyn Driver> {
         match self {
             Self::Seed => Box::new(SeedRule { max, backlog: value as u64 }),
@@ -87,7 +87,7 @@ impl Reference {
     }
 }
 
-/// What the queue says, as the controller reads it; `None` where it could not be read.
+/// The queue depth as the controller reads it; `None` if the read failed.
 fn depth(site: &mut Site<'_>) -> Option<Depth> {
     site.read_depth().ok()
 }
@@ -112,8 +112,8 @@ impl FromStr for Reference {
     }
 }
 
-/// A quotient, rounded up.
+/// Rounds up.
 fn ceil(value: f64) -> u32 {
-    // Sums of floats that should be whole are a little off.
+    // Floating-point sums may exceed a whole number by a tiny amount.
     (value - 1e-9).ceil().clamp(0.0, f64::from(u32::MAX)) as u32
 }

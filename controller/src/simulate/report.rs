@@ -1,4 +1,4 @@
-//! What a simulation tells: the policy, those who know the future and the references, side by side.
+//! The report of a simulation: the policy, the clairvoyants and the references side by side.
 
 use std::collections::BTreeMap;
 
@@ -6,110 +6,110 @@ use serde::Serialize;
 
 use super::{outcome::Figures, trace::Trace};
 
-/// Everything that people compare, of one trace.
+/// The complete comparison on one trace.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// What was simulated.
+    /// The simulated trace.
     pub trace: TraceSummary,
-    /// How the policy did, with the first seed.
+    /// The policy, with the first seed.
     pub policy: Figures,
-    /// The cheapest way that was found, by somebody who knows the trace, to have the policy's share
-    /// within the SLO.
+    /// The cheapest known schedule, with knowledge of the trace, that has at least the policy's
+    /// share within the SLO.
     pub clairvoyant: Figures,
-    /// The same, held to the policy's median and 95th percentile.
+    /// The same, with the policy's median and 95th percentile instead.
     pub as_fast: Figures,
-    /// The same again, where no start precedes its job.
+    /// The same as `as_fast`, without starts before their jobs arrive.
     pub online: Figures,
-    /// What the policy costs beyond these, and why.
+    /// The ratios of the policy's cost to these.
     pub prices: Prices,
-    /// How others' rules did, by their names.
+    /// The references, by name.
     pub references: BTreeMap<&'static str, Figures>,
-    /// The same with other values of each one's main parameter.
+    /// The references with other values of their main parameters, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub fronts: BTreeMap<&'static str, Vec<Swept>>,
-    /// Over several seeds: everybody by name.
+    /// Means over several seeds, of the policy and the references by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub seeds: BTreeMap<&'static str, Spread>,
-    /// What the policy's run did that nobody should, in sentences. Empty, if all is well.
+    /// Actions of the policy's run that are never right, one sentence each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub wrong: Vec<String>,
 }
 
-/// A cost that nobody can go below, as an interval: a schedule that was found, and a relaxation
-/// that no schedule can beat.
+/// A lower bound of the cost, as an interval: a schedule that was found, and a relaxation that no
+/// schedule can beat.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Bound {
     /// The schedule.
     pub found: Figures,
-    /// What no schedule goes below, in US dollars.
+    /// Cost of the relaxation, in US dollars.
     pub least_usd: f64,
 }
 
-/// Why a policy costs more than it must, in three ratios of costs.
+/// Why a policy costs more than necessary, as three ratios of costs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Prices {
-    /// The policy over who knows the future and is as fast: the price of not knowing it.
+    /// The policy to the clairvoyant that is as fast: the price of not knowing the future.
     pub ignorance: Ratio,
-    /// Who is as fast as the policy over who only keeps the SLO: the price of speed.
+    /// The clairvoyant that is as fast to the one that only keeps the SLO: the price of speed.
     pub speed: Ratio,
-    /// The policy over the best plan as fast in which no start precedes its job.
+    /// The policy to the best equally fast schedule without starts before their jobs arrive.
     pub online: Ratio,
 }
 
-/// A ratio of costs to a bound.
+/// The ratio of a cost to a bound.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Ratio {
-    /// To the schedule that was found: certainly no less.
+    /// Ratio to the schedule that was found: a lower limit.
     pub found: f64,
-    /// To what no schedule goes below: certainly no more.
+    /// Ratio to the relaxation: an upper limit.
     pub most: f64,
 }
 
 impl Ratio {
-    /// Of a cost to a bound.
+    /// Computes the ratio of a cost to a bound.
     pub(super) fn of(cost_usd: f64, bound: &Bound) -> Self {
         let over = |usd: f64| if usd > 0.0 { cost_usd / usd } else { 1.0 };
         Self { found: over(bound.found.cost_usd), most: over(bound.least_usd) }
     }
 }
 
-/// A reference with another value of its main parameter.
+/// The result of a reference with another value of its main parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Swept {
-    /// The value.
+    /// Value of the parameter.
     pub value: f64,
     /// Whether no other value of this reference is both cheaper and faster.
     pub on_front: bool,
-    /// Whether it is both cheaper and faster at the 95th percentile than the policy.
+    /// Whether it is both cheaper and faster (at the 95th percentile) than the policy.
     pub beats_policy: bool,
-    /// How it did.
+    /// The figures of the run.
     #[serde(flatten)]
     pub figures: Figures,
 }
 
-/// The mean over several seeds, and how far it may be off.
+/// Means over several seeds, with their confidence intervals.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
-    /// How many.
+    /// Number of seeds.
     pub seeds: usize,
-    /// The 95th percentile of latencies, in seconds.
+    /// 95th percentile of the latency, in seconds.
     pub p95_s: Mean,
-    /// The share within the SLO.
+    /// Share within the SLO, from 0 to 1.
     pub within_slo: Mean,
-    /// The cost in US dollars.
+    /// Cost in US dollars.
     pub cost_usd: Mean,
 }
 
-/// A mean with the half width of its confidence interval.
+/// A mean with its confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Mean {
     /// The mean.
     pub mean: f64,
-    /// In 95 of 100 cases the true mean is no further away.
+    /// Half the width of the 95 % confidence interval.
     pub off: f64,
 }
 
-/// The 97.5th percentiles of Student's t distribution for one degree of freedom and more.
+/// 97.5th percentiles of Student's t distribution, from one degree of freedom on.
 const STUDENT: [f64; 10] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228];
 
 impl Mean {
@@ -126,7 +126,7 @@ impl Mean {
 }
 
 impl Spread {
-    /// Of the same policy or reference under several seeds.
+    /// Computes the means of the runs of one policy or reference.
     pub(super) fn of(runs: &[Figures]) -> Self {
         let mean = |value: fn(&Figures) -> f64| Mean::of(&runs.iter().map(value).collect::<Vec<_>>());
         Self {
@@ -138,32 +138,31 @@ impl Spread {
     }
 }
 
-/// A trace in three figures.
+/// A summary of a trace.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TraceSummary {
-    /// The file or the generator.
+    /// Path of the file, or text of the generator.
     pub name: String,
-    /// How many requests arrive.
+    /// Number of requests.
     pub arrivals: u64,
-    /// How long it is.
+    /// Length in seconds.
     pub seconds: f64,
 }
 
-/// Several policies on one trace.
+/// The comparison of several policies on one trace.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sweep {
-    /// What was simulated.
+    /// The simulated trace.
     pub trace: TraceSummary,
-    /// How each of them did, and what it did that nobody should, in the order of the policies.
+    /// Figures of each policy and actions that are never right, in the order of the policies.
     pub policies: Vec<(Figures, Vec<String>)>,
-    /// How somebody did who knew the trace, with at least the largest share within the SLO of any
-    /// of the policies.
+    /// A clairvoyant with at least the largest share within the SLO of all policies.
     pub clairvoyant: Figures,
-    /// How others' rules did, by their names.
+    /// The references, by name.
     pub references: BTreeMap<&'static str, Figures>,
 }
 
-/// Whether one is nowhere worse than the other and somewhere better, of cost and latency.
+/// Whether `one` is not worse in cost and latency, and better in at least one of them.
 pub fn is_better(one: &Figures, other: &Figures) -> bool {
     let (one, other) = ([one.cost_usd, one.p95_s], [other.cost_usd, other.p95_s]);
     one != other && one.iter().zip(other).all(|(one, other)| *one <= other)
@@ -176,7 +175,7 @@ impl TraceSummary {
 }
 
 impl Report {
-    /// Everybody by name, the policy first.
+    /// All figures by name, the policy first.
     pub fn rows(&self) -> impl Iterator<Item = (&str, &Figures)> {
         let ours = [
             ("policy", &self.policy),
@@ -197,11 +196,11 @@ mod tests {
         let mean = Mean::of(&[1.0, 2.0, 3.0]);
         assert!((mean.mean - 2.0).abs() < 1e-12 && (mean.off - 4.303 / 3f64.sqrt()).abs() < 1e-9, "{mean:?}");
         assert_eq!(Mean::of(&[5.0, 5.0]), Mean { mean: 5.0, off: 0.0 });
-        assert!(Mean::of(&[5.0]).off.is_infinite(), "one seed says nothing of chance");
+        assert!(Mean::of(&[5.0]).off.is_infinite(), "one seed gives no confidence interval");
     }
 
     #[test]
-    fn better_is_nowhere_worse_and_somewhere_better() {
+    fn better_is_not_worse_in_any_and_better_in_one_figure() {
         let figures = |cost_usd, p95_s| Figures { cost_usd, p95_s, ..Figures::default() };
         assert!(is_better(&figures(1.0, 5.0), &figures(2.0, 5.0)));
         assert!(!is_better(&figures(1.0, 5.0), &figures(1.0, 5.0)));

@@ -1,5 +1,5 @@
-//! What a simulation needs besides a policy and a trace: the workers, the price, the SLO, the bad
-//! luck, and chance itself.
+//! The inputs of a simulation besides policy and trace: workers, prices, SLO, faults and random
+//! numbers.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -12,41 +12,43 @@ use crate::policy::Price;
 /// Virtual time: microseconds since the beginning of the trace.
 pub type Micros = u64;
 
-/// The workers, the price and the luck of a simulation.
+/// The workers, prices and faults of a simulation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Setup {
-    /// From the receipt of a job to its result.
+    /// Time from the receipt of a job to its result.
     pub service_time: Distribution,
-    /// Jobs that one instance does at the same time. More of them do not slow each other down.
+    /// Number of jobs that one instance processes at the same time, without slowing each other
+    /// down.
     pub concurrency: u32,
-    /// From the start order to the first job.
+    /// Time from the start order to the first job.
     pub start_delay: Distribution,
-    /// From the start order until the machine runs and is billed; never longer than the start
-    /// itself.
+    /// Time from the start order until the machine runs and is billed; at most the whole start
+    /// delay.
     pub pending: Duration,
-    /// The latency, from arrival to result, that a request shall not exceed.
+    /// Maximum latency of a request, from arrival to result.
     pub slo: Duration,
-    /// The seed: the same one gives the same run.
+    /// Seed of all random numbers: the same seed gives the same run.
     pub seed: u64,
-    /// The longest time between two passes of the controller.
+    /// Longest time between two passes of the controller.
     pub tick: Duration,
-    /// The visibility time-out of the request queue.
+    /// Visibility timeout of the job queue.
     pub visibility: Duration,
-    /// How often a worker renews the lease of what it holds.
+    /// Interval at which a worker extends the leases of its jobs.
     pub heartbeat: Duration,
-    /// From the order to drain until the worker knows of it. Meanwhile it still takes jobs.
+    /// Time from a drain order until the worker receives it. Until then it still takes jobs.
     pub order_delay: Duration,
-    /// A draining worker gives back what it holds after this.
+    /// Time after which a draining worker returns its jobs to the queue.
     pub worker_drain_deadline: Duration,
-    /// From the order to stop until the instance can be started again. It is not billed.
+    /// Time from a stop order until the instance can be started again. It is not billed.
     pub stop_delay: Duration,
-    /// What instances cost in truth, whatever the policy believes.
+    /// The actual prices, whatever the policy says.
     pub price: Price,
-    /// What an hour of one that is launched costs, if it is another price.
+    /// Price of an hour of a launched instance, if it differs.
     pub launched_usd_per_hour: Option<f64>,
-    /// Holds every plan to the rules that any plan must keep. It takes a third of the time.
+    /// Whether every plan is checked against the rules of any plan, which takes a third of the
+    /// time.
     pub checks: bool,
-    /// What goes wrong.
+    /// The faults that occur.
     pub faults: Faults,
 }
 
@@ -73,7 +75,7 @@ impl Default for Setup {
     }
 }
 
-/// How long something takes, with chance in it. The mean is kept whatever the shape.
+/// A random duration. The mean does not depend on the shape.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Distribution {
     /// The mean.
@@ -87,21 +89,21 @@ pub struct Distribution {
 pub enum Shape {
     /// Always the mean.
     Constant,
-    /// Exponential: no memory, the squared coefficient of variation is one.
+    /// Exponential, with a squared coefficient of variation of 1.
     Exponential,
-    /// Log-normal; the number is the standard deviation of the logarithm.
+    /// Log-normal. The number is the standard deviation of the logarithm.
     LogNormal(f64),
-    /// Uniform, up to this share of the mean below and above it.
+    /// Uniform. The number is the largest deviation from the mean, as a share of it.
     Uniform(f64),
 }
 
 impl Distribution {
-    /// Always the same.
+    /// A constant duration.
     pub const fn constant(mean: Duration) -> Self {
         Self { mean, shape: Shape::Constant }
     }
 
-    /// One draw.
+    /// Draws a duration.
     pub fn draw(&self, chance: &mut Chance) -> Duration {
         let mean = self.mean.as_secs_f64();
         let seconds = match self.shape {
@@ -114,7 +116,8 @@ impl Distribution {
         Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST).min(LONGEST)
     }
 
-    /// Nearly all draws are below this: the mean and three standard deviations, or the upper end.
+    /// A value that nearly all draws are below: the mean plus three standard deviations, or the
+    /// upper end.
     pub fn nearly_most(&self) -> Duration {
         let spread = match self.shape {
             Shape::Constant => 0.0,
@@ -126,13 +129,13 @@ impl Distribution {
     }
 }
 
-/// Nothing that is simulated takes longer; it keeps absurd draws within what can be counted.
+/// Upper bound of all simulated durations, so that extreme draws cannot overflow.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 impl FromStr for Distribution {
     type Err = String;
 
-    /// `2s`, `2s~exp`, `2s~lognormal:0.5`, `2s~uniform:0.2`.
+    /// Parses `2s`, `2s~exp`, `2s~lognormal:0.5` or `2s~uniform:0.2`.
     fn from_str(text: &str) -> Result<Self, String> {
         let (mean, shape) = text.split_once('~').map_or((text, "constant"), |(mean, shape)| (mean, shape));
         let mean = units::duration::parse(mean)?;
@@ -183,15 +186,15 @@ impl Serialize for Distribution {
     }
 }
 
-/// Chance from a seed: SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
-/// Generators, OOPSLA 2014).
+/// A seeded random number generator: SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom
+/// Number Generators, OOPSLA 2014).
 ///
-/// Our own few lines rather than a crate, because a seed that a failure printed must replay for
-/// ever: the generators of crates may change with their versions.
+/// It is implemented here because a seed from a failed run must give the same run in later
+/// versions, and generators of crates may change with their versions.
 #[derive(Debug, Clone)]
 pub struct Chance(u64);
 
-/// What chance decides about. Each has its own stream, so that, for one, a dropped report does not
+/// The uses of random numbers. Each has its own stream, so that for example a lost report does not
 /// change the next service time.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Stream {
@@ -205,10 +208,10 @@ pub(super) enum Stream {
 }
 
 impl Chance {
-    /// Chance of this seed.
+    /// Makes a generator from a seed.
     pub fn new(seed: u64) -> Self {
         let mut chance = Self(seed);
-        // Seeds are small numbers; their streams shall have nothing in common.
+        // Mix the bits, as seeds are small numbers and their streams must be independent.
         Self(chance.bits())
     }
 
@@ -216,7 +219,7 @@ impl Chance {
         Self::new(seed ^ (stream as u64).wrapping_mul(0xd605_bbb5_8c8a_bbf9))
     }
 
-    /// Sixty-four bits.
+    /// The next 64 bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -225,30 +228,30 @@ impl Chance {
         z ^ (z >> 31)
     }
 
-    /// Uniform in [0, 1).
+    /// A uniformly distributed number in [0, 1).
     pub fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// A whole number below this one, or zero. Off from uniform by less than one in 2^32 for what
-    /// is counted here.
+    /// A uniformly distributed integer below `most`, or 0. The deviation from uniform is below
+    /// 2^-32 for the numbers used here.
     pub fn below(&mut self, most: usize) -> usize {
         ((u128::from(self.bits()) * most as u128) >> 64) as usize
     }
 
-    /// True in this share of cases. Where the share is zero nothing is drawn.
+    /// True with probability `share`. Draws nothing if it is 0.
     pub fn happens(&mut self, share: f64) -> bool {
         share > 0.0 && self.unit() < share
     }
 
-    /// Normal with mean zero and deviation one (Box and Muller).
+    /// A normally distributed number with mean 0 and standard deviation 1 (Box and Muller).
     pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.unit()).cos()
     }
 }
 
-/// The time as virtual time counts it.
+/// Converts a duration to virtual time.
 pub(super) fn micros(duration: Duration) -> Micros {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
@@ -258,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn distributions_are_read_as_they_are_written_and_mistakes_are_named() {
+    fn distributions_are_parsed_and_formatted_and_mistakes_are_reported() {
         for text in ["2s", "250ms~exp", "2s~lognormal:0.5", "1m~uniform:0.2"] {
             assert_eq!(text.parse::<Distribution>().unwrap().to_string(), text);
         }
@@ -282,9 +285,8 @@ mod tests {
     }
 
     #[test]
-    fn chance_is_the_published_generator() {
-        // The first numbers of SplitMix64 from the state 1234567, as its reference implementation
-        // prints them.
+    fn random_numbers_equal_the_published_generator() {
+        // The first numbers of the reference implementation of SplitMix64 for the state 1234567.
         let mut chance = Chance(1_234_567);
         let first = [chance.bits(), chance.bits(), chance.bits()];
         assert_eq!(first, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);

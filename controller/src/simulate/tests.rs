@@ -1,4 +1,4 @@
-//! What is known of queues without a simulation, held against it; and what must hold of any run.
+//! Compares the simulator with results of queueing theory, and checks what must hold of any run.
 
 use std::{path::Path, time::Duration};
 
@@ -33,7 +33,7 @@ fn some_runs() -> Vec<(Outcome, Setup)> {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_run_and_another_seed_another_one() {
+fn the_same_seed_gives_the_same_run_and_another_seed_another() {
     let policy = policy("[pool]\nmax = 6\n[[rule]]\nkind = 'latency'\np95 = '20s'");
     let trace = trace("burst:60/10m@1h");
     let faults = Faults {
@@ -53,9 +53,10 @@ fn the_same_seed_gives_the_same_run_and_another_seed_another_one() {
     assert_ne!(bits(&once), bits(&run(8)));
 }
 
-/// The number in the system, over time, is the sum of the times that each was in it (Little, 1961).
+/// The integral of the number of jobs in the system equals the sum of their times in it (Little,
+/// 1961).
 #[test]
-fn littles_law_holds_of_every_run() {
+fn littles_law_holds_for_every_run() {
     for (outcome, _) in some_runs() {
         assert_eq!(outcome.figures.unfinished, 0);
         let sum: f64 = outcome.latencies_s.iter().map(|latency| f64::from(*latency)).sum();
@@ -64,7 +65,7 @@ fn littles_law_holds_of_every_run() {
 }
 
 #[test]
-fn what_is_billed_is_the_sum_over_all_starts_each_with_its_minimum() {
+fn the_billed_time_is_the_sum_of_all_runs_with_their_minimum() {
     for (outcome, setup) in some_runs() {
         assert_eq!(outcome.spans.len() as u64, outcome.figures.starts);
         let minimum = setup.price.billing_minimum.as_secs_f64();
@@ -77,8 +78,7 @@ fn what_is_billed_is_the_sum_over_all_starts_each_with_its_minimum() {
     }
 }
 
-/// Two pools whose loads rise and fall against each other, under a limit that is too small for
-/// both.
+/// Two pools with opposite changes of load, under a limit that is too small for both.
 #[test]
 fn pools_under_one_limit_do_not_flap() {
     let one = "[pool]\nmodel = '{}'\nmax = 8\n[[rule]]\nkind = 'latency'\np95 = '12s'\n[scale_in]\n\
@@ -95,7 +95,7 @@ fn pools_under_one_limit_do_not_flap() {
 }
 
 #[test]
-fn pools_together_have_their_own_prices_and_times() {
+fn each_of_several_pools_has_its_own_prices_and_times() {
     let pools = ["a", "b"].map(|name| {
         let text = format!("[pool]\nmodel = '{name}'\n[[rule]]\nkind = 'backlog'");
         (name.to_owned(), policy(&text))
@@ -116,9 +116,9 @@ fn pools_together_have_their_own_prices_and_times() {
     assert!(b.mean_s > a.mean_s + 5.0, "{} {}", a.mean_s, b.mean_s);
 }
 
-/// The controller is away for two minutes, again and again, while five jobs arrive each second.
+/// The controller is repeatedly away for two minutes while five jobs arrive each second.
 #[test]
-fn what_was_reported_while_nobody_listened_is_no_burst() {
+fn reports_from_a_time_without_a_controller_do_not_look_like_a_burst() {
     let policy = policy("[pool]\nmax = 40\n[[rule]]\nkind = 'latency'\np95 = '60s'");
     let run = |faults: Faults| {
         let setup = Setup { checks: true, faults, ..Setup::default() };
@@ -162,7 +162,7 @@ fn erlang_wait_s(servers: u32, arrivals_per_s: f64, service_s: f64) -> f64 {
 }
 
 #[test]
-fn a_fixed_fleet_under_poisson_arrivals_waits_as_erlang_says() {
+fn a_fixed_fleet_with_poisson_arrivals_has_the_wait_of_erlangs_formula() {
     for (servers, rate) in [(1, "poisson:6/10s@12h"), (4, "poisson:3/s@8h")] {
         let policy = policy(&format!("[pool]\nmin = {servers}\nmax = {servers}"));
         let setup = Setup {
@@ -180,7 +180,7 @@ fn a_fixed_fleet_under_poisson_arrivals_waits_as_erlang_says() {
 }
 
 #[test]
-fn nobody_is_cheaper_than_the_clairvoyant_at_as_many_requests_in_time() {
+fn no_driver_is_cheaper_than_the_clairvoyant_with_as_many_requests_in_time() {
     for seed in 1..=12 {
         let mut chance = Chance::new(seed);
         let mut arrivals = Vec::new();
@@ -200,9 +200,9 @@ fn nobody_is_cheaper_than_the_clairvoyant_at_as_many_requests_in_time() {
         ));
         let setup = Setup { seed, ..jittery() };
         let runs = AtomicUsize::new(0);
-        let through = || _ = runs.fetch_add(1, Ordering::Relaxed);
+        let progress = || _ = runs.fetch_add(1, Ordering::Relaxed);
         let draws = [Draw { trace, setup }];
-        let report = compare(&policy, &draws, &Reference::ALL, 0, &through).report;
+        let report = compare(&policy, &draws, &Reference::ALL, 0, &progress).report;
         assert_eq!(
             runs.into_inner(),
             Reference::ALL.len() + 2,
@@ -217,7 +217,7 @@ fn nobody_is_cheaper_than_the_clairvoyant_at_as_many_requests_in_time() {
 }
 
 #[test]
-fn a_controller_that_is_down_for_as_long_as_it_runs_comes_back() {
+fn a_controller_that_is_down_half_of_the_time_completes_the_work() {
     let policy = policy("[pool]\nmax = 6\n[[rule]]\nkind = 'latency'\np95 = '20s'");
     let trace = trace("poisson:1/s@1h");
     let away = Duration::from_secs(600);
@@ -225,12 +225,12 @@ fn a_controller_that_is_down_for_as_long_as_it_runs_comes_back() {
     let setup = Setup { faults, ..jittery() };
     let outcome = simulate(&policy, &trace, &setup, 0);
     assert_eq!(outcome.figures.unfinished, 0);
-    assert!(outcome.end < 2 * trace.length, "it ends when the work does: {} s", outcome.end / 1_000_000);
+    assert!(outcome.end < 2 * trace.length, "the run ends with the work: {} s", outcome.end / 1_000_000);
 }
 
-/// Sixty jobs of two seconds at once, for which two are parked and four may be launched.
+/// A burst of sixty jobs of two seconds, for two parked and four launchable instances.
 #[test]
-fn what_is_launched_comes_later_has_its_own_price_and_leaves_no_disk() {
+fn launched_instances_start_later_have_their_own_price_and_no_parked_disk() {
     let text = "[pool]\nmax = 2\n[[rule]]\nkind = 'backlog'\nper_instance = 5\n[scale_in]\nidle = '20s'";
     let launching = format!("{text}\n[launch]\nmost = 4\nstart_delay = '55s'");
     let setup = Setup {
@@ -249,8 +249,8 @@ fn what_is_launched_comes_later_has_its_own_price_and_leaves_no_disk() {
     let parked_hours = both.instance_hours - both.launched_hours;
     let cost = parked_hours * setup.price.usd_per_hour + both.launched_hours * 0.01;
     assert!((both.cost_usd - cost).abs() < 1e-9, "{both:?}");
-    assert!((both.disks_usd - parked.disks_usd).abs() < 1e-9, "parked ones have disks");
-    // Nobody who was launched can have had a job within its start delay.
+    assert!((both.disks_usd - parked.disks_usd).abs() < 1e-9, "only parked instances have disks");
+    // With six parked instances instead, all are ready sooner.
     let all_at_once = policy(&launching.replace("max = 2", "max = 6").replace("most = 4", "most = 0"));
     let sooner = simulate(&all_at_once, &trace, &setup, 0).figures;
     assert!(sooner.p95_s < both.p95_s, "{sooner:?} {both:?}");

@@ -1,4 +1,5 @@
-//! When requests arrive: from files, from the controller's own recording, or from a generator.
+//! Traces: the arrival times of requests, from files, from the controller's own recording, or from
+//! a generator.
 
 mod files;
 mod generators;
@@ -13,38 +14,39 @@ use super::setup::{Micros, micros};
 /// The arrivals of one pool.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trace {
-    /// The file or the generator.
+    /// Path of the file, or text of the generator.
     pub name: String,
-    /// When each request arrives, in order.
+    /// Arrival time of each request, in order.
     pub arrivals: Vec<Micros>,
-    /// How long it is; no request arrives later.
+    /// Length of the trace; no request arrives later.
     pub length: Micros,
-    /// The time of day at its beginning; schedules go by it.
+    /// Time of day at its beginning, for schedules.
     pub starts_at: DateTime<Utc>,
-    /// What a recording says of the workers.
+    /// Measured values of the workers, if the trace is a recording.
     pub recorded: Recorded,
 }
 
-/// What the lines of a recording say beside the arrivals; absent is what they do not.
+/// The measured values in the lines of a recording; `None` if they have none.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Recorded {
-    /// Seconds that a job took, on the average of all jobs.
+    /// Mean service time of a job over all jobs, in seconds.
     pub service_s: Option<f64>,
-    /// Seconds that a start took, in the middle of all lines.
+    /// Median start delay over all lines, in seconds.
     pub start_delay_s: Option<f64>,
-    /// Jobs that an instance did at once, as the last line says.
+    /// Number of jobs that an instance processed at the same time, from the last line.
     pub at_once: Option<f64>,
-    /// The limit on all pools together, as the last line says.
+    /// Limit on all pools together, from the last line.
     pub limit: Option<u32>,
 }
 
-/// Traces longer than this are a slip of the finger, or a file in other units.
+/// Longest trace. Longer ones are assumed to be a mistake or in another unit.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
-/// More arrivals do not fit into memory comfortably.
+/// Maximum number of arrivals, to bound the memory.
 const MOST_ARRIVALS: usize = 50_000_000;
 
 impl Trace {
-    /// A trace of these arrivals. One with no arrivals or no length is refused with a sentence.
+    /// Makes a trace of these arrivals. Fails with a sentence if there are none or too many, or if
+    /// it is too long.
     pub fn new(
         name: String,
         mut arrivals: Vec<Micros>,
@@ -65,8 +67,8 @@ impl Trace {
         Ok(Self { name, arrivals, length, starts_at, recorded: Recorded::default() })
     }
 
-    /// A file, a folder of recordings, or a generator, whichever the words name. A file that is
-    /// there comes first.
+    /// Makes a trace from the path of a file, the path of a folder with a recording, or the text of
+    /// a generator. An existing path takes precedence.
     pub fn of(words: &str, pool: &str, seed: u64) -> Result<Self, String> {
         let path = Path::new(words);
         if path.exists() {
@@ -80,13 +82,13 @@ impl Trace {
         })
     }
 
-    /// Its length in seconds.
+    /// Length in seconds.
     pub fn seconds(&self) -> f64 {
         self.length as f64 / 1e6
     }
 }
 
-/// A Monday at midnight: where a trace does not say when it was, schedules see this.
+/// A Monday at midnight UTC, at which traces without a date begin.
 pub fn default_start() -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::seconds(1_767_571_200)
 }

@@ -1,12 +1,12 @@
-//! A plan on a fluid: time in steps, work in units, a backlog and a number of instances as the
-//! state.
+//! Plans on a fluid model: time in steps, work in units, with the backlog and the number of
+//! instances as the state.
 //!
-//! In each step the plan pays for its instances, and for each one more than before the time of a
-//! start, which is billed too; the backlog falls by what they can do. No work may wait longer than
-//! the slack: the backlog must stay below what arrived within the slack. That is the corridor
-//! between the cumulative arrivals `A(t)` and the deadlines `A(t - slack)`; dynamic programming
-//! finds the cheapest path through it. Batches, early starts and gaps that are cheaper slept or
-//! idled through all come out of it by themselves.
+//! In each step the plan pays for its instances, and for each additional one the time of a start,
+//! which is billed too; the backlog shrinks by their work. No work may wait longer than the slack,
+//! so the backlog must stay below the arrivals within the slack. This is the corridor between the
+//! cumulative arrivals `A(t)` and the deadlines `A(t - slack)`; dynamic programming finds the
+//! cheapest path through it. Batching, early starts, and whether to sleep or idle through a gap
+//! follow from it.
 
 use super::Orders;
 use crate::simulate::{
@@ -15,36 +15,35 @@ use crate::simulate::{
     setup::{Micros, micros},
 };
 
-/// Where requests came too late, what is near them may wait this share of what it might before.
+/// Factor by which the slack near late requests is reduced.
 const REPAIR: f32 = 0.65;
-/// A plan takes no more cells than this, one byte each.
+/// Maximum number of cells of a plan, with one byte each.
 const MOST_CELLS: usize = 24_000_000;
-/// Numbers of instances that a plan distinguishes; with more than that it goes in groups.
+/// Maximum number of different instance counts in a plan. With more instances it uses groups.
 const MOST_COUNTS: u32 = 24;
-/// Levels of the backlog that a plan distinguishes. Whatever lies above the last one calls for
-/// everybody.
+/// Maximum number of backlog levels in a plan. Above the last one all instances are needed.
 const MOST_LEVELS: usize = 100;
-/// What a microsecond of work costs that waits too long, in microseconds of an instance.
+/// Cost of a microsecond of work that waits too long, in microseconds of an instance.
 const LATE: f32 = 50.0;
 
 /// The load as a fluid: work that arrives in steps, and how long it may wait.
 #[derive(Debug)]
 pub(super) struct Fluid {
     step: Micros,
-    /// The work that arrives in each step, for one slot: in microseconds of one instance.
+    /// Work that arrives in each step, in microseconds of one instance.
     arriving: Vec<u64>,
-    /// How long work may wait, ...
+    /// Time that work may wait.
     slack: Micros,
-    /// ... and the share of that in each step.
+    /// Share of `slack` that applies in each step.
     shares: Vec<f32>,
     delay: Micros,
     max: u32,
-    /// A plan goes in groups of this number of instances.
+    /// Number of instances per group.
     group: u32,
 }
 
 impl Fluid {
-    /// Of a load whose work may wait `slack`.
+    /// Makes the fluid of a load whose work may wait `slack`.
     pub(super) fn new(load: &Load<'_>, max: u32, slack: Micros) -> Self {
         let setup = load.setup;
         let concurrency = Micros::from(setup.concurrency.max(1));
@@ -64,7 +63,7 @@ impl Fluid {
         Self { step, arriving, slack, shares, delay, max, group }
     }
 
-    /// Where requests came too late, what is near them may wait less.
+    /// Reduces the slack near requests that were late.
     pub(super) fn repair(&mut self, load: &Load<'_>, outcome: &Outcome) {
         let slo = load.setup.slo.as_secs_f32();
         let mut repaired = 0;
@@ -83,13 +82,12 @@ impl Fluid {
         }
     }
 
-    /// The cheapest plan, where a start costs as much as this time of an instance.
+    /// Finds the cheapest plan if a start costs as much as this time of an instance.
     pub(super) fn plan(&self, start: Micros) -> Plan {
         let Self { step, max, group, .. } = self;
         let choices = (max / group) as usize + 1;
         let blind = (self.delay / step) as usize;
-        // A whole number of units is what one choice more does in a step: no rounding, or the plan
-        // would be off by it for ever.
+        // One more choice serves a whole number of units per step: rounding would add up over time.
         let most = |fine: u64| {
             let arriving = self.in_units(fine);
             let allowed = self.allowed(&arriving);
@@ -113,9 +111,9 @@ impl Fluid {
         Plan { step: *step, counts: counts.into_iter().map(|choice| u32::from(choice) * group).collect() }
     }
 
-    /// The work that arrives in each step, in units of which one choice more does this number in a
-    /// step. It is rounded up, so that a single request is not overlooked; what that is too much is
-    /// taken off the next work, unless that comes much later.
+    /// Work that arrives in each step, in units of which one more choice serves `fine` per step. It
+    /// is rounded up, so that a single request counts; the excess is subtracted from the next work,
+    /// unless that arrives much later.
     fn in_units(&self, fine: u64) -> Vec<usize> {
         let unit = (u64::from(self.group) * self.step / fine).max(1);
         let half = (self.slack / self.step) as f32 / 2.0;
@@ -132,7 +130,7 @@ impl Fluid {
         self.arriving.iter().zip(&self.shares).map(units).collect()
     }
 
-    /// What may wait at the end of each step: what arrived within the slack.
+    /// Backlog that is allowed at the end of each step: the arrivals within the slack.
     fn allowed(&self, arriving: &[usize]) -> Vec<usize> {
         let mut total = 0;
         let mut totals = vec![0];
@@ -148,7 +146,7 @@ impl Fluid {
     }
 }
 
-/// The most that can lie there after each step: what may wait, or what even all instances leave.
+/// Largest backlog after each step: what is allowed, or what remains even with all instances.
 fn reach(arriving: &[usize], allowed: &[usize], full: usize, blind: usize) -> Vec<usize> {
     let mut backlog = 0usize;
     let after = |(number, (arriving, allowed)): (usize, (&usize, &usize))| {
@@ -158,7 +156,7 @@ fn reach(arriving: &[usize], allowed: &[usize], full: usize, blind: usize) -> Ve
     arriving.iter().zip(allowed).enumerate().map(after).collect()
 }
 
-/// How many instances there shall be at work in each step.
+/// The number of working instances in each step.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) step: Micros,
@@ -166,8 +164,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// When to have how many, with each instance ordered a start delay before it is wanted. Where
-    /// one is wanted again within that time it is kept: a new one would cost as much.
+    /// The number of instances from each time on, ordered a start delay before they are needed. An
+    /// instance that is needed again within that time is kept, as a new one would cost as much.
     pub(super) fn orders(&self, delay: Micros) -> Orders {
         let top = self.counts.iter().copied().max().unwrap_or(0);
         let mut changes: Vec<(Micros, i64)> = Vec::new();
@@ -191,7 +189,7 @@ impl Plan {
     }
 }
 
-/// Changes of the number of instances as the numbers from each moment on.
+/// Converts changes of the number of instances to the number from each time on.
 pub(super) fn in_order(mut changes: Vec<(Micros, i64)>) -> Orders {
     changes.sort_unstable();
     let mut orders: Orders = vec![(0, 0)];
@@ -210,32 +208,32 @@ pub(super) fn in_order(mut changes: Vec<(Micros, i64)>) -> Orders {
 /// The dynamic program. Prices are in microseconds of one instance.
 #[derive(Debug)]
 struct Grid {
-    /// Numbers of instances, from none.
+    /// Number of different instance counts, beginning with zero.
     choices: usize,
-    /// The price of one choice more for one step, ...
+    /// Price of one more choice for one step.
     pay: f32,
-    /// ... of starting it, ...
+    /// Price of starting one more choice.
     start: f32,
-    /// ... and of a unit of work that waits too long.
+    /// Price of a unit of work that waits too long.
     late: f32,
-    /// The units that one choice more does in a step.
+    /// Number of units that one more choice serves per step.
     serves: usize,
-    /// The number of steps at the beginning in which nobody can be ready.
+    /// Number of steps at the beginning in which no instance can be ready.
     blind: usize,
 }
 
 impl Grid {
-    /// The cheapest choice for each step, from nobody and nothing to do. Backwards, the price of
-    /// what is still to come; then forwards along the choices. `levels` are those that the backlog
-    /// can have after each step.
+    /// Finds the cheapest choice for each step, from no instances and no backlog: backwards the
+    /// future price of each state, then forwards along the choices. `levels` are the numbers of
+    /// backlog levels after each step.
     fn solve(&self, arriving: &[usize], allowed: &[usize], levels: &[usize]) -> Vec<u8> {
         let choices = self.choices;
         let most = levels.iter().copied().max().unwrap_or(0) + 1;
-        // What is left at the end is late.
+        // The backlog that is left at the end is late.
         let mut later: Vec<f32> =
             (0..most * choices).map(|cell| self.late * (cell / choices) as f32 * 10.0).collect();
         let mut price = vec![0f32; most * choices];
-        // The levels before each step are those after the one before it.
+        // The levels before a step are those after the previous one.
         let before = |step: usize| if step == 0 { 1 } else { levels[step - 1] };
         let mut begins = Vec::with_capacity(arriving.len());
         let mut cells = 0;
@@ -271,10 +269,10 @@ impl Grid {
         (0..arriving.len()).map(forward).collect()
     }
 
-    /// The best choice for each number of instances before, given the price of each choice without
-    /// that of starts.
+    /// Finds the best choice for each previous number of instances, given the price of each choice
+    /// without starts.
     fn choose(&self, now: &[f32], price: &mut [f32], chosen: &mut [u8]) {
-        // As many as before or fewer: the best of them.
+        // As many as before or fewer: the best of these choices.
         let mut best = 0;
         for before in 0..price.len() {
             if before < now.len() && now[before] <= now[best] {
@@ -282,7 +280,7 @@ impl Grid {
             }
             (price[before], chosen[before]) = (now[best], best as u8);
         }
-        // More than before, at the price of their start.
+        // More than before, including the price of starts.
         let mut best = now.len() - 1;
         let mut with_start = self.start.mul_add(best as f32, now[best]);
         for before in (0..best).rev() {

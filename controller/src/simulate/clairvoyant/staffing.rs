@@ -1,5 +1,5 @@
-//! Schedules that need no planning: as many as the arrivals of the time call for, and what somebody
-//! did, without its waste.
+//! Schedules without planning: staffing by the arrivals of each time, and earlier runs without
+//! their waste.
 
 use super::{
     Orders,
@@ -11,9 +11,9 @@ use crate::simulate::{
     setup::{Micros, micros},
 };
 
-/// The reserves that are tried, from the largest to none and a little less.
+/// Number of reserves that are tried, from the largest to slightly below zero.
 pub(super) const RESERVES: u32 = 15;
-/// The load is looked at in steps of this.
+/// Step in which the load is averaged.
 const STEP: Micros = 5_000_000;
 
 /// The mean load around each step, in Erlangs of one slot.
@@ -23,7 +23,7 @@ pub(super) struct Mean {
 }
 
 impl Mean {
-    /// Over a window around each step; the arrivals that are still to come count, too.
+    /// Averages over a window around each step, including later arrivals.
     pub(super) fn of(load: &Load<'_>, window_s: f64) -> Self {
         let steps = load.trace.length / STEP + 1 + micros(load.setup.service_time.mean) / STEP;
         let mut sums = vec![0.0; steps as usize + 1];
@@ -42,13 +42,13 @@ impl Mean {
         Self { offered, slots: f64::from(load.setup.concurrency.max(1)) }
     }
 
-    /// The offered load and a reserve in proportion to its square root (Halfin and Whitt, 1981),
-    /// the smaller the higher the rank.
+    /// The offered load plus a reserve in proportion to its square root (Halfin and Whitt, 1981). A
+    /// higher rank means a smaller reserve.
     pub(super) fn orders(&self, rank: u32, delay: Micros, max: u32) -> Orders {
         let beta = 2.5 - 0.2 * f64::from(rank);
         let count = |offered: &f64| {
             let busy = offered / self.slots;
-            // Less than a job in minutes is nobody's work.
+            // No instance for less than a job in minutes.
             let wanted = if busy < 1e-9 { 0.0 } else { beta.mul_add(busy.sqrt(), busy).round().max(1.0) };
             (wanted as u32).min(max)
         };
@@ -56,8 +56,8 @@ impl Mean {
     }
 }
 
-/// What was done, but each instance only from its start to the end of its last job, and none that
-/// had no job.
+/// The schedule of a run, with each instance only from its start to the end of its last job, and
+/// without instances that had no job.
 pub(super) fn without_waste(outcome: &Outcome) -> Orders {
     let changes = outcome.worked.iter().flat_map(|(from, to)| [(*from, 1), (*to, -1)]);
     in_order(changes.collect())

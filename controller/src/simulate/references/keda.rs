@@ -1,4 +1,4 @@
-//! KEDA's SQS scaler, and the Kubernetes Horizontal Pod Autoscaler that it hands its metric to.
+//! KEDA's SQS scaler with the Kubernetes Horizontal Pod Autoscaler (HPA).
 
 use std::collections::VecDeque;
 
@@ -12,22 +12,22 @@ use super::{
 };
 
 const SECOND: Micros = 1_000_000;
-/// KEDA's `pollingInterval`: how often it looks whether there is anything to do at all.
+/// KEDA's `pollingInterval`: interval at which it checks whether there are messages.
 const POLL: Micros = 30 * SECOND;
-/// KEDA's `cooldownPeriod`: for so long after it was last active a scaler keeps one replica.
+/// KEDA's `cooldownPeriod`: time after the last activity for which one replica is kept.
 const COOLDOWN: Micros = 300 * SECOND;
 /// The HPA's sync period.
 const SYNC: Micros = 15 * SECOND;
 /// The HPA's `scaleDown.stabilizationWindowSeconds`.
 const STABILIZATION: Micros = 300 * SECOND;
-/// The HPA does nothing while the metric is so near its target.
+/// Relative deviation from the target within which the HPA does nothing.
 const TOLERANCE: f64 = 0.1;
 
-/// The metric is messages that wait and messages in flight (`scaleOnInFlight`), five for each
-/// replica. From none to one, and back after 300 seconds without work, it is KEDA that acts, by a
-/// look every 30 seconds; between one and `max` it is the HPA, every 15 seconds, for which KEDA
-/// asks the queue each time (`useCachedMetrics` is off). It at most doubles (or adds four) at a
-/// time, and scales in to the highest recommendation of the last 300 seconds.
+/// The metric is the number of messages, waiting and in flight (`scaleOnInFlight`), with five per
+/// replica. KEDA scales from zero to one, and back after 300 seconds without messages, polling
+/// every 30 seconds. The HPA scales between one and `max` every 15 seconds, and KEDA reads the
+/// queue each time (`useCachedMetrics` is off). The HPA at most doubles the number or adds four,
+/// and scales in to the highest recommendation of the last 300 seconds.
 ///
 /// Sources: keda.sh, "AWS SQS Queue" and "ScaledObject specification" (on `pollingInterval` and
 /// `useCachedMetrics`); kubernetes.io, "Horizontal Pod Autoscaling", on the algorithm, the
@@ -47,7 +47,7 @@ impl Keda {
         Self { max, per_replica, next_poll: 0, last_active: None, recommended: VecDeque::new() }
     }
 
-    /// How many replicas there must be, of `replicas` now.
+    /// Number of replicas that should run.
     fn wanted(&mut self, backlog: u64, replicas: u32, now: Micros) -> u32 {
         if now >= self.next_poll {
             self.next_poll = now + POLL;
@@ -56,7 +56,8 @@ impl Keda {
             }
             let is_cool = self.last_active.is_none_or(|last| now - last >= COOLDOWN);
             if replicas == 0 {
-                // The scaler's own step; the HPA is asleep while there are none, and forgets.
+                // KEDA scales from zero. The HPA is inactive meanwhile and loses its
+                // recommendations.
                 self.recommended.clear();
                 return u32::from(backlog > 0).min(self.max);
             }
@@ -77,7 +78,7 @@ impl Keda {
         }
         self.recommended.push_back((now, by_metric));
         let stable = self.recommended.iter().map(|(_, replicas)| *replicas).max().unwrap_or(by_metric);
-        // The window holds back scaling in alone, and never makes it scale out.
+        // The window only delays scaling in.
         let desired = if by_metric >= replicas { by_metric } else { stable.min(replicas) };
         desired.min((2 * replicas).max(replicas + 4)).min(self.max)
     }
@@ -99,29 +100,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_starts_with_one_then_doubles_or_adds_four_up_to_what_the_metric_says() {
+    fn it_starts_with_one_and_then_doubles_or_adds_four_up_to_the_metric() {
         let mut keda = Keda::new(15, 5.0);
         let at = |second: u64| second * SECOND;
         assert_eq!(keda.wanted(0, 0, at(0)), 0);
-        // Nobody looks between two polls.
+        // Nothing happens between two polls.
         assert_eq!(keda.wanted(100, 0, at(15)), 0);
         assert_eq!(keda.wanted(100, 0, at(30)), 1);
         assert_eq!(keda.wanted(100, 1, at(45)), 5);
         assert_eq!(keda.wanted(100, 5, at(60)), 10);
         assert_eq!(keda.wanted(100, 10, at(75)), 15);
-        // 78 is within 10 % of the 75 that fifteen replicas are for.
+        // 78 messages are within 10 % of the 75 for fifteen replicas.
         assert_eq!(keda.wanted(78, 15, at(90)), 15);
     }
 
     #[test]
-    fn between_one_and_max_the_queue_is_asked_at_each_sync() {
+    fn between_one_and_max_the_queue_is_read_at_each_sync() {
         let mut keda = Keda::new(15, 5.0);
         assert_eq!(keda.wanted(5, 0, 0), 1);
-        assert_eq!(keda.wanted(20, 1, 15 * SECOND), 4, "and not at the next poll");
+        assert_eq!(keda.wanted(20, 1, 15 * SECOND), 4, "at the sync and not at the next poll");
     }
 
     #[test]
-    fn it_scales_in_to_the_highest_of_the_last_five_minutes_and_to_none_five_minutes_after_the_last_work() {
+    fn it_scales_in_to_the_highest_of_five_minutes_and_to_zero_five_minutes_after_the_last_message() {
         let mut keda = Keda::new(15, 5.0);
         let at = |second: u64| second * SECOND;
         assert_eq!(keda.wanted(50, 0, at(0)), 1);
@@ -131,7 +132,7 @@ mod tests {
         for second in (75..330).step_by(15) {
             assert_eq!(keda.wanted(20, 10, at(second)), 10, "{second}");
         }
-        // The recommendation of ten, at 30 s for the last time, is out of the window.
+        // The last recommendation of ten, at 30 s, has left the window.
         assert_eq!(keda.wanted(20, 10, at(330)), 4);
         assert_eq!(keda.wanted(20, 4, at(345)), 4);
         assert_eq!(keda.wanted(0, 4, at(360)), 4);

@@ -1,4 +1,4 @@
-//! Knative's pod autoscaler, by concurrency.
+//! Knative's pod autoscaler (KPA), by concurrency.
 
 use std::collections::VecDeque;
 
@@ -12,34 +12,37 @@ use super::{
 };
 
 const SECOND: Micros = 1_000_000;
-/// `tick-interval`
+/// `tick-interval`.
 const TICK: Micros = 2 * SECOND;
-/// `stable-window`
+/// `stable-window`.
 const STABLE: Micros = 60 * SECOND;
-/// `panic-window-percentage` of it
+/// The panic window: `panic-window-percentage` of the stable window.
 const PANIC: Micros = 6 * SECOND;
-/// `panic-threshold-percentage`: so much more than what is ready can do calls for panic.
+/// `panic-threshold-percentage`: ratio of needed to ready pods from which on it panics.
 const THRESHOLD: f64 = 2.0;
-/// `max-scale-up-rate` and `max-scale-down-rate`, per tick
+/// `max-scale-up-rate`, per tick.
 const UP_RATE: f64 = 1000.0;
+/// `max-scale-down-rate`, per tick.
 const DOWN_RATE: f64 = 2.0;
 
-/// Every two seconds it wants as many as the mean number of requests in the system, over sixty
-/// seconds and over six, needs at the target concurrency, which here is the workers' own. When the
-/// short mean needs twice what is ready it panics: it takes the higher of the two and does not
-/// scale in until that has not been so for sixty seconds. From none the first request makes it look
-/// at once (the activator). To none it goes when there was no request for sixty seconds:
-/// `scale-to-zero-grace-period` bounds what the change of routes may take and keeps nobody, and
+/// Every two seconds it computes the number of pods for the mean number of requests in the system,
+/// over 60 and over 6 seconds, at the target concurrency, which here is the workers' own. If the
+/// short mean needs twice the ready pods, it panics: it uses the higher of both numbers, and does
+/// not scale in until the condition has not held for 60 seconds. From zero the first request
+/// triggers it at once (the activator). It scales to zero after 60 seconds without a request:
+/// `scale-to-zero-grace-period` only bounds the change of routes and keeps no pods, and
 /// `scale-to-zero-pod-retention-period` is zero.
 ///
 /// Sources: knative.dev, "About autoscaling" and "Configuring scale to zero";
 /// `pkg/autoscaler/scaling/autoscaler.go` in knative/serving for the order of the steps. All values
-/// are the defaults but the target, whose default utilisation of 70 % would make it dearer.
+/// are the defaults except the target, whose default utilization of 70 % would make it more
+/// expensive.
 #[derive(Debug)]
 pub(super) struct Kpa {
     max: u32,
     target: f64,
-    /// Requests in the system, times microseconds, up to each tick.
+    /// Integral of the number of requests in the system over time, in request microseconds, at each
+    /// tick.
     totals: VecDeque<(Micros, u128)>,
     panics_since: Option<Micros>,
     most_in_panic: u32,
@@ -56,8 +59,8 @@ impl Kpa {
         }
     }
 
-    /// The mean number of requests in the system over a window up to now, or over as much of it as
-    /// there was.
+    /// Mean number of requests in the system over the last `window`, or over the time so far if
+    /// that is shorter.
     fn mean(&self, window: Micros) -> f64 {
         let (Some((now, total)), Some((first, _))) = (self.totals.back(), self.totals.front()) else {
             return 0.0;
@@ -67,7 +70,7 @@ impl Kpa {
         before.filter(|(at, _)| at < now).map_or(0.0, |(at, then)| (total - then) as f64 / (now - at) as f64)
     }
 
-    /// How many there should be, where `ready` are ready.
+    /// Number of pods that should run.
     fn wanted(&mut self, job_micros: u128, ready: u32, now: Micros) -> u32 {
         self.totals.push_back((now, job_micros));
         while self.totals.get(1).is_some_and(|(at, _)| at + STABLE <= now) {
@@ -102,8 +105,8 @@ impl Driver for Kpa {
         site.furnish(self.max, "default");
         let (active, ready) = (site.active(), site.serving());
         let mut wanted = self.wanted(site.job_micros, ready, site.now);
-        // The activator holds the first requests and has the autoscaler make one pod at once. Two
-        // seconds are as good as that.
+        // The activator holds the first requests and triggers the autoscaler at once. A tick of two
+        // seconds is close to that.
         if active == 0 && site.depth().backlog() > 0 {
             wanted = wanted.max(1).min(self.max);
         }
@@ -116,8 +119,8 @@ impl Driver for Kpa {
 mod tests {
     use super::*;
 
-    /// The wishes at every tick, when there is this number of requests in the system from each
-    /// second on, and everybody is ready at once.
+    /// The changes of the number of pods, for these numbers of requests in the system from each
+    /// second on, if pods are ready at once.
     fn wishes(requests: &[(u64, u128)], until: u64) -> Vec<(u64, u32)> {
         let mut kpa = Kpa::new(&Setup::default(), 15, 1.0);
         let (mut total, mut active, mut changes) = (0, 0, Vec::new());
@@ -138,18 +141,17 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_load_gets_what_it_needs_and_a_quiet_time_ends_in_nobody() {
-        // Four requests from 60 s to 200 s. The six-second mean is 4·2/6 = 1.33 after a tick: two,
-        // which is panic; then 2.67 and 4.
+    fn a_steady_load_gets_the_pods_it_needs_and_no_load_ends_at_zero() {
+        // Four requests from 60 s to 200 s. After one tick the six-second mean is 4·2/6 = 1.33,
+        // which needs two pods and causes panic; then it is 2.67 and 4.
         let wishes = wishes(&[(0, 0), (60, 4), (200, 0)], 400);
         assert_eq!(&wishes[..3], [(62, 2), (64, 3), (66, 4)]);
-        // The stable mean falls from 200 s on: below three after 15 s, and so on; it is nothing at
-        // 260 s, and nobody is left.
+        // From 200 s on the stable mean falls: it is below three after 15 s, and zero at 260 s.
         assert_eq!(&wishes[3..], [(216, 3), (230, 2), (246, 1), (260, 0)]);
     }
 
     #[test]
-    fn in_panic_it_does_not_scale_in() {
+    fn it_does_not_scale_in_during_panic() {
         let wishes = wishes(&[(0, 1), (100, 10), (106, 0)], 240);
         let top = wishes.iter().map(|(_, wanted)| *wanted).max();
         assert_eq!(top, Some(10));

@@ -1,4 +1,4 @@
-//! The rule that a first version of such a service has: all or nothing.
+//! The simplest rule of a first version: all or nothing.
 
 use super::{
     super::{
@@ -9,16 +9,16 @@ use super::{
     depth,
 };
 
-/// It looks this often.
+/// Interval between two passes.
 const EVERY: Micros = 15_000_000;
 
-/// Every 15 seconds: `max` instances for a backlog of more than ten, else none. It sees only what
-/// waits, stops instances at random and at once, and what they were working on is lost to it until
-/// its visibility time-out.
+/// Every 15 seconds it runs `max` instances if more than ten messages wait, and none otherwise. It
+/// ignores messages in flight and stops random instances by force; their jobs are lost to it until
+/// the visibility timeout.
 #[derive(Debug)]
 pub(super) struct SeedRule {
     pub(super) max: u32,
-    /// More waiting messages than this call for everybody: ten.
+    /// Number of waiting messages above which all instances run: ten by default.
     pub(super) backlog: u64,
 }
 
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn eleven_call_for_all_and_ten_for_nobody() {
+    fn eleven_messages_start_all_instances_and_ten_start_none() {
         let rule = SeedRule { max: 15, backlog: 10 };
         assert_eq!([0, 10, 11, 9999].map(|visible| rule.wanted(visible)), [0, 0, 15, 15]);
     }

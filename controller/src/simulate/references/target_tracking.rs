@@ -13,28 +13,28 @@ use super::{
     ceil, depth,
 };
 
-/// A CloudWatch metric has one value a minute, ...
+/// Interval of the values of a CloudWatch metric.
 const MINUTE: Micros = 60_000_000;
-/// ... and the alarm for scaling in needs fifteen of them, ...
+/// Number of consecutive low values that trigger scaling in.
 const LOW_MINUTES: u32 = 15;
-/// ... each below this share of the target.
+/// Share of the target below which a value is low.
 const LOW: f64 = 0.9;
 
-/// The metric is the number of messages that wait (`ApproximateNumberOfMessagesVisible`) over the
-/// number of instances in service; the target is the acceptable latency over the mean service time.
-/// The metric that is judged is a minute old. Above the target the group grows at once, in
-/// proportion; after fifteen minutes below 90 % of it, it shrinks in proportion.
+/// The metric is the number of waiting messages (`ApproximateNumberOfMessagesVisible`) per instance
+/// in service; the target is the acceptable latency divided by the mean service time. The metric is
+/// a minute old. Above the target the group grows at once in proportion; after fifteen minutes
+/// below 90 % of the target it shrinks in proportion.
 ///
 /// Sources: "Scaling policy based on Amazon SQS" and "Target tracking scaling policies" in the
-/// Amazon EC2 Auto Scaling User Guide. It is kinder to the rule than AWS is: the alarm for scaling
-/// out needs three minutes there, and a group of no instances has no metric at all, so that it
-/// never leaves zero; here the first minute is enough, and none counts as one.
+/// Amazon EC2 Auto Scaling User Guide. The rule is simulated in its favour: on AWS the alarm for
+/// scaling out needs three minutes, and a group without instances has no metric and never leaves
+/// zero; here one minute suffices, and no instance counts as one.
 #[derive(Debug)]
 pub(super) struct TargetTracking {
     max: u32,
-    /// Messages for each instance, of each of its slots.
+    /// Target number of messages per instance, with its concurrency.
     target: f64,
-    /// Messages that waited and instances in service at the last minutes.
+    /// Waiting messages and instances in service at the last minutes.
     published: VecDeque<(u64, u32)>,
     low_minutes: u32,
 }
@@ -46,7 +46,7 @@ impl TargetTracking {
         Self { max, target, published: VecDeque::new(), low_minutes: 0 }
     }
 
-    /// How many instances there must be, of `active` now.
+    /// Number of instances that should run.
     fn wanted(&mut self, visible: u64, in_service: u32, active: u32) -> u32 {
         self.published.push_back((visible, in_service));
         if self.published.len() < 2 {
@@ -57,14 +57,14 @@ impl TargetTracking {
         let fitting = ceil(f64::from(in_service.max(1)) * metric / self.target).min(self.max);
         self.low_minutes = if metric < LOW * self.target { self.low_minutes + 1 } else { 0 };
         if metric > self.target {
-            // Those that are starting are there already for this purpose.
+            // Starting instances were started for the same messages.
             return fitting.max(active);
         }
         if self.low_minutes >= LOW_MINUTES {
             self.low_minutes = 0;
             return fitting.min(active);
         }
-        // From zero any message is above the target of nothing.
+        // With no instance, any message exceeds the target.
         if active == 0 && visible > 0 { 1.min(self.max) } else { active }
     }
 }
@@ -84,13 +84,13 @@ impl Driver for TargetTracking {
 mod tests {
     use super::*;
 
-    /// 30 s over 2 s are fifteen messages for each instance.
+    /// 30 s divided by 2 s is a target of fifteen messages per instance.
     fn rule() -> TargetTracking {
         TargetTracking::new(&Setup::default(), 15, 1.0)
     }
 
     #[test]
-    fn it_grows_in_proportion_to_what_waited_a_minute_ago() {
+    fn it_grows_in_proportion_to_the_messages_of_a_minute_ago() {
         let mut rule = rule();
         assert_eq!(rule.target, 15.0);
         assert_eq!(rule.wanted(90, 0, 0), 0);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_message_wakes_it_in_the_end() {
+    fn a_single_message_eventually_starts_an_instance() {
         let mut rule = rule();
         assert_eq!(rule.wanted(1, 0, 0), 0);
         assert_eq!(rule.wanted(1, 0, 0), 1);

@@ -1,4 +1,4 @@
-//! The orders that a driver can give, and what the machines do about them.
+//! The orders that a driver can give, and how the machines carry them out.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// How long a stop takes that is a slow one.
+/// Duration of a slow stop.
 const SLOW_STOP: Duration = Duration::from_secs(300);
 
 impl Load<'_> {
@@ -25,19 +25,19 @@ impl Load<'_> {
 }
 
 impl Site<'_> {
-    /// Sees to it that there is this number of instances, as `MemoryFleet` names them, and that
-    /// they serve this model when started.
+    /// Ensures that there are at least `count` instances, named as by `MemoryFleet`, and that they
+    /// serve this model when they are started.
     pub(in crate::simulate) fn furnish(&mut self, count: u32, model: &str) {
         let wall = self.wall();
         while self.machines.len() < count as usize {
             self.machines.push(Machine::new(wall));
         }
-        for it in self.machines.iter_mut().filter(|it| it.power == Power::Off && it.model != model) {
-            model.clone_into(&mut it.model);
+        for m in self.machines.iter_mut().filter(|m| m.power == Power::Off && m.model != model) {
+            model.clone_into(&mut m.model);
         }
     }
 
-    /// The same for a pool of this policy: those beyond `max` are launched.
+    /// Does the same for a pool with this policy: instances beyond `max` are launched.
     pub(in crate::simulate) fn furnish_tiers(&mut self, policy: &Policy) {
         self.parked = policy.pool.max as usize;
         let longer = policy.launch.start_delay.saturating_sub(policy.pool.start_delay);
@@ -54,8 +54,8 @@ impl Site<'_> {
         if machine < self.parked { Tier::Parked } else { Tier::Launched }
     }
 
-    /// Lists the `count` instances of a pool, and all others that are not off, from `place` on
-    /// into what was listed the last time; answers where they end. Most are as they were.
+    /// Lists the instances of a pool of `count`, and all others that are not off, into `listed`
+    /// from `place` on. Returns the place after the last. Views that have not changed are reused.
     pub(in crate::simulate) fn list(
         &mut self,
         count: u32,
@@ -65,16 +65,16 @@ impl Site<'_> {
         if self.goes_wrong(self.setup.faults.list_errors) {
             return Err("the fleet could not be listed".to_owned());
         }
-        for (number, it) in self.machines.iter().enumerate() {
-            if number >= count as usize && it.power == Power::Off {
+        for (number, m) in self.machines.iter().enumerate() {
+            if number >= count as usize && m.power == Power::Off {
                 continue;
             }
             let tier = self.tier(number);
             let is_same = |view: &InstanceView| {
-                view.instance.tier == tier && it.is_as_listed(&view.instance, number, self.load)
+                view.instance.tier == tier && m.is_as_listed(&view.instance, number, self.load)
             };
             if !listed.get(place).is_some_and(is_same) {
-                let instance = Instance { tier, ..it.listed(number, self.load) };
+                let instance = Instance { tier, ..m.listed(number, self.load) };
                 let view = InstanceView { instance, heard: None };
                 match listed.get_mut(place) {
                     Some(before) => *before = view,
@@ -86,7 +86,7 @@ impl Site<'_> {
         Ok(place)
     }
 
-    /// Starts these in one call; answers who was not, as far as the caller learns.
+    /// Starts these in one call. Returns those that were refused, as far as the caller knows.
     pub(in crate::simulate) fn start(&mut self, machines: &[usize]) -> Vec<usize> {
         if machines.is_empty() {
             return Vec::new();
@@ -129,17 +129,17 @@ impl Site<'_> {
         let is_dead = self.goes_wrong(faults.boot_failure);
         let dies = self.goes_wrong(faults.boot_crash);
         let (wall, now, starts) = (self.wall(), self.now, self.starts);
-        let it = &mut self.machines[machine];
-        it.power = if is_dead { Power::Dead } else { Power::Booting };
-        (it.state, it.since, it.drain_until) = (State::Running, wall, None);
-        it.generation += 1;
-        it.started_as = starts;
-        (it.ordered, it.last_done) = (Some(now), None);
-        it.stops_when_drained = false;
-        (it.done, it.idle_since, it.told_idle, it.checks_idle) = (0, None, false, false);
-        it.times_ms.clear();
-        it.life += 1;
-        let (machine, life) = (machine as u32, it.life);
+        let m = &mut self.machines[machine];
+        m.power = if is_dead { Power::Dead } else { Power::Booting };
+        (m.state, m.since, m.drain_until) = (State::Running, wall, None);
+        m.generation += 1;
+        m.started_as = starts;
+        (m.ordered, m.last_done) = (Some(now), None);
+        m.stops_when_drained = false;
+        (m.done, m.idle_since, m.told_idle, m.checks_idle) = (0, None, false, false);
+        m.times_ms.clear();
+        m.life += 1;
+        let (machine, life) = (machine as u32, m.life);
         if dies {
             self.at(now + delay / 2, Event::Vanish { machine, life });
         }
@@ -148,21 +148,21 @@ impl Site<'_> {
         }
     }
 
-    /// Tells one to finish what it holds and to leave.
+    /// Orders one to finish its jobs in flight and to end.
     pub(in crate::simulate) fn drain(&mut self, machine: usize, deadline: Duration) {
         let wall = self.wall();
         self.orders += 1;
-        let it = &mut self.machines[machine];
-        if it.state != State::Running {
+        let m = &mut self.machines[machine];
+        if m.state != State::Running {
             return;
         }
-        (it.state, it.since, it.drain_until) = (State::Draining, wall, Some(wall + deadline));
-        match it.power {
+        (m.state, m.since, m.drain_until) = (State::Draining, wall, Some(wall + deadline));
+        match m.power {
             Power::Serving => {
-                let (machine, life) = (machine as u32, it.life);
+                let (machine, life) = (machine as u32, m.life);
                 self.at(self.now + micros(self.setup.order_delay), Event::Drain { machine, life });
             }
-            // Nobody is there yet who could hold anything.
+            // It has no jobs yet.
             Power::Booting | Power::Dead => {
                 self.switch_off(machine as u32);
                 self.machines[machine].state = State::Draining;
@@ -171,29 +171,29 @@ impl Site<'_> {
         }
     }
 
-    /// The order to drain has come to the worker.
+    /// Handles the arrival of a drain order at the worker.
     pub(super) fn begin_drain(&mut self, machine: u32) {
-        let it = &mut self.machines[machine as usize];
-        // It may have been taken back meanwhile.
-        if it.power != Power::Serving || it.state == State::Running {
+        let m = &mut self.machines[machine as usize];
+        // The order may have been withdrawn meanwhile.
+        if m.power != Power::Serving || m.state == State::Running {
             return;
         }
         self.free.retain(|free| *free != machine);
-        let it = &mut self.machines[machine as usize];
-        it.power = Power::Draining;
-        if it.held.is_empty() {
+        let m = &mut self.machines[machine as usize];
+        m.power = Power::Draining;
+        if m.held.is_empty() {
             return self.become_drained(machine);
         }
-        let life = it.life;
+        let life = m.life;
         self.at(self.now + micros(self.setup.worker_drain_deadline), Event::DrainDue { machine, life });
         self.report(machine);
     }
 
     pub(super) fn become_drained(&mut self, machine: u32) {
-        let it = &mut self.machines[machine as usize];
-        it.power = Power::Drained;
-        it.idle_since = it.idle_since.or(Some(self.now));
-        let stops = it.stops_when_drained || self.stops_by_itself;
+        let m = &mut self.machines[machine as usize];
+        m.power = Power::Drained;
+        m.idle_since = m.idle_since.or(Some(self.now));
+        let stops = m.stops_when_drained || self.stops_by_itself;
         self.report(machine);
         if stops {
             self.switch_off(machine);
@@ -204,33 +204,32 @@ impl Site<'_> {
     pub(in crate::simulate) fn stop(&mut self, machine: usize) {
         self.orders += 1;
         let (wall, second) = (self.wall(), self.now / 1_000_000);
-        let it = &mut self.machines[machine];
-        let is_due = it.drain_until.is_some_and(|until| until <= wall);
-        match it.power {
+        let m = &mut self.machines[machine];
+        let is_due = m.drain_until.is_some_and(|until| until <= wall);
+        match m.power {
             Power::Off => {}
-            // It leaves already; now the fleet knows that it was told to, and there is nothing left
-            // to tell it.
-            Power::Stopping => (it.state, it.drain_until) = (State::Stopping, None),
+            // It is already stopping: only record the order.
+            Power::Stopping => (m.state, m.drain_until) = (State::Stopping, None),
             Power::Booting | Power::Dead | Power::Drained => self.switch_off(machine as u32),
             Power::Draining if is_due => self.kill(machine),
             Power::Draining | Power::Serving => {
-                let busy = it.held.len();
+                let busy = m.held.len();
                 if busy > 0 {
                     self.wrong.push(format!(
                         "at {second} s: {} is stopped with {busy} jobs",
                         self.load.id(machine)
                     ));
                 }
-                let it = &mut self.machines[machine];
-                (it.state, it.since, it.stops_when_drained) = (State::Stopping, wall, true);
-                if it.power == Power::Serving {
+                let m = &mut self.machines[machine];
+                (m.state, m.since, m.stops_when_drained) = (State::Stopping, wall, true);
+                if m.power == Power::Serving {
                     self.begin_drain(machine as u32);
                 }
             }
         }
     }
 
-    /// Stops one whatever it holds.
+    /// Stops one by force, with the jobs that it has.
     pub(in crate::simulate) fn kill(&mut self, machine: usize) {
         if matches!(self.machines[machine].power, Power::Off | Power::Stopping) {
             return;
@@ -240,30 +239,30 @@ impl Site<'_> {
         self.switch_off(machine as u32);
     }
 
-    /// It runs no longer, is billed no longer, and can be started again in a while.
+    /// Switches a machine off: it is not billed any more, and can be started again after a delay.
     fn switch_off(&mut self, machine: u32) {
         self.bill(machine);
         let (wall, mut delay) = (self.wall(), micros(self.setup.stop_delay));
         if self.goes_wrong(self.setup.faults.slow_stop) {
             delay = micros(SLOW_STOP);
         }
-        let it = &mut self.machines[machine as usize];
-        (it.power, it.state, it.since) = (Power::Stopping, State::Stopping, wall);
-        it.life += 1;
-        let life = it.life;
+        let m = &mut self.machines[machine as usize];
+        (m.power, m.state, m.since) = (Power::Stopping, State::Stopping, wall);
+        m.life += 1;
+        let life = m.life;
         self.at(self.now + delay, Event::Gone { machine, life });
     }
 
     pub(super) fn be_gone(&mut self, machine: u32) {
         let wall = self.wall();
         self.alive -= 1;
-        let it = &mut self.machines[machine as usize];
-        (it.power, it.state, it.since) = (Power::Off, State::Stopped, wall);
-        it.drain_until = None;
-        it.crashes = 0;
+        let m = &mut self.machines[machine as usize];
+        (m.power, m.state, m.since) = (Power::Off, State::Stopped, wall);
+        m.drain_until = None;
+        m.crashes = 0;
     }
 
-    /// It dies with all that it holds, and nobody ordered that.
+    /// Lets a machine die with its jobs, without an order.
     pub(super) fn vanish(&mut self, machine: u32) {
         if matches!(self.machines[machine as usize].power, Power::Off | Power::Stopping) {
             return;
@@ -273,22 +272,22 @@ impl Site<'_> {
         self.bill(machine);
         let wall = self.wall();
         self.alive -= 1;
-        let it = &mut self.machines[machine as usize];
-        (it.power, it.state, it.since) = (Power::Off, State::Stopped, wall);
-        it.drain_until = None;
-        it.life += 1;
-        it.crashes += 1;
+        let m = &mut self.machines[machine as usize];
+        (m.power, m.state, m.since) = (Power::Off, State::Stopped, wall);
+        m.drain_until = None;
+        m.life += 1;
+        m.crashes += 1;
     }
 
-    /// As EC2 bills: each second in which it runs, and at least a minimum for each start. While it
-    /// is pending nothing is charged, and nothing while it stops.
+    /// Bills as EC2 does: by the second while it runs, with a minimum per start. Pending and
+    /// stopping are free.
     pub(super) fn bill(&mut self, machine: u32) {
-        let it = &mut self.machines[machine as usize];
-        let Some(ordered) = it.ordered.take() else { return };
-        let started_as = it.started_as;
-        self.worked.extend(it.last_done.map(|done| (ordered, done)));
+        let m = &mut self.machines[machine as usize];
+        let Some(ordered) = m.ordered.take() else { return };
+        let started_as = m.started_as;
+        self.worked.extend(m.last_done.map(|done| (ordered, done)));
         let pending = micros(self.setup.pending).min(self.start_delay(machine as usize, started_as));
-        // One that is stopped before it runs is stopped as soon as it does.
+        // A machine that is stopped while pending runs for a moment first.
         let runs = (ordered + pending).min(self.now);
         let ran = self.now - runs;
         self.spans.push((runs, self.now));
@@ -312,8 +311,8 @@ impl Machine {
         }
     }
 
-    /// Whether that is what would be listed. A start changes the time, and a model only what is
-    /// off.
+    /// Whether the view equals the machine. A start changes `since`, and a model changes only while
+    /// it is off.
     fn is_as_listed(&self, view: &Instance, number: usize, load: &Load<'_>) -> bool {
         self.state == view.state
             && self.since == view.since
@@ -330,7 +329,7 @@ impl Machine {
         number.parse::<usize>().ok()?.checked_sub(1)
     }
 
-    /// It was started and was not told to go.
+    /// Whether it was started and not ordered to stop.
     pub(super) fn is_active(&self) -> bool {
         self.state == State::Running
     }

@@ -1,5 +1,5 @@
-//! What workers and web tell the controller, when and in the words of the real ones
-//! (`eirs-worker`'s and `eirs-web`'s `report.rs`).
+//! The reports of workers and web hosts to the controller, with the times and contents of the real
+//! ones (`report.rs` of `eirs-worker` and `eirs-web`).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,23 +9,23 @@ use eirs_platform::job::{self, Phase, ServiceTimes, VERSION, WebReport, WorkerRe
 use super::{Event, Host, Power, Site};
 use crate::simulate::setup::{Micros, micros};
 
-/// Workers and web report this often.
+/// Interval of the reports of workers and web hosts.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
-/// A worker calls itself idle when it has held nothing for so long.
+/// Time without a job after which a worker reports idle.
 const IDLE_AFTER: Micros = 1_000_000;
-/// After so long without an arrival, web rings at the next one.
+/// Time without an arrival after which the next one rings the doorbell.
 const QUIET: Micros = 2_000_000;
-/// How many service times are kept for a report.
+/// Maximum number of service times that are kept for a report.
 pub(super) const MOST_TIMES: usize = 10_000;
 
-/// What web counted since its last report.
+/// The state of the web host since its last report.
 #[derive(Debug, Default)]
 pub(super) struct Web {
     counted: u64,
-    /// From when on.
+    /// Begin of the counted interval.
     since: Micros,
     last_arrival: Option<Micros>,
-    /// Its regular report of this number is the next one; a doorbell puts it off.
+    /// Number of the next regular report; a doorbell replaces it.
     number: u32,
 }
 
@@ -65,34 +65,34 @@ impl Site<'_> {
     }
 
     pub(super) fn report_regularly(&mut self, machine: u32) {
-        let it = &self.machines[machine as usize];
-        if !matches!(it.power, Power::Serving | Power::Draining) {
+        let m = &self.machines[machine as usize];
+        if !matches!(m.power, Power::Serving | Power::Draining) {
             return;
         }
-        let life = it.life;
+        let life = m.life;
         self.report(machine);
         self.at(self.now + micros(EVERY), Event::Report { machine, life });
     }
 
-    /// Sees to it that a worker that stays idle says so.
+    /// Schedules the report of a worker that becomes idle.
     pub(super) fn expect_idle_check(&mut self, machine: u32) {
-        let it = &mut self.machines[machine as usize];
-        if self.listens && !it.told_idle && !it.checks_idle {
-            it.checks_idle = true;
-            let life = it.life;
+        let m = &mut self.machines[machine as usize];
+        if self.listens && !m.told_idle && !m.checks_idle {
+            m.checks_idle = true;
+            let life = m.life;
             self.at(self.now + IDLE_AFTER, Event::IdleCheck { machine, life });
         }
     }
 
     pub(super) fn check_idle(&mut self, machine: u32) {
-        let it = &mut self.machines[machine as usize];
-        it.checks_idle = false;
-        let (life, power) = (it.life, it.power);
-        let Some(since) = it.idle_since.filter(|_| power == Power::Serving && !it.told_idle) else { return };
+        let m = &mut self.machines[machine as usize];
+        m.checks_idle = false;
+        let (life, power) = (m.life, m.power);
+        let Some(since) = m.idle_since.filter(|_| power == Power::Serving && !m.told_idle) else { return };
         if since + IDLE_AFTER <= self.now {
             return self.report(machine);
         }
-        it.checks_idle = true;
+        m.checks_idle = true;
         self.at(since + IDLE_AFTER, Event::IdleCheck { machine, life });
     }
 
@@ -101,29 +101,29 @@ impl Site<'_> {
             return;
         }
         let at = self.clock_of(Host::Machine(machine));
-        let it = &mut self.machines[machine as usize];
-        let idle_for = it.idle_since.map(|since| self.now - since);
-        it.told_idle = idle_for.is_some_and(|idle| idle >= IDLE_AFTER);
+        let m = &mut self.machines[machine as usize];
+        let idle_for = m.idle_since.map(|since| self.now - since);
+        m.told_idle = idle_for.is_some_and(|idle| idle >= IDLE_AFTER);
         let report = WorkerReport {
             v: VERSION,
             instance: self.load.id(machine as usize),
-            generation: it.generation.to_string(),
-            model: it.model.clone(),
+            generation: m.generation.to_string(),
+            model: m.model.clone(),
             version: String::new(),
             engine: "simulated".to_owned(),
-            phase: match it.power {
+            phase: match m.power {
                 Power::Serving => Phase::Ready,
                 Power::Draining => Phase::Draining,
                 Power::Drained | Power::Stopping | Power::Off => Phase::Drained,
                 Power::Booting | Power::Dead => Phase::Starting,
             },
-            in_flight: it.held.len() as u32,
+            in_flight: m.held.len() as u32,
             slots: self.setup.concurrency,
             at_once: self.setup.concurrency,
-            done: it.done,
+            done: m.done,
             idle_since: idle_for.map(|idle| at - TimeDelta::microseconds(idle as i64)),
             failing: None,
-            service: summary(&mut it.times_ms),
+            service: summary(&mut m.times_ms),
             at,
         };
         self.send(job::Event::Worker(report));
@@ -136,7 +136,7 @@ impl Site<'_> {
     }
 }
 
-/// Sums up the times and forgets them.
+/// Summarizes the times and clears them.
 fn summary(times_ms: &mut Vec<f32>) -> ServiceTimes {
     if times_ms.is_empty() {
         return ServiceTimes::default();

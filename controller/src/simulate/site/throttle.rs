@@ -1,9 +1,9 @@
-//! How fast instances may be started.
+//! The rate limit of starts.
 
 use crate::simulate::setup::Micros;
 
-/// StartInstances as EC2 throttles it: five calls at once and two each second, a thousand instances
-/// at once and two each second.
+/// EC2's throttling of StartInstances: a burst of five calls and two per second, and a burst of a
+/// thousand instances and two per second.
 #[derive(Debug)]
 pub(super) struct Throttle {
     calls: f64,
@@ -27,7 +27,7 @@ impl Throttle {
         self.last = now;
         self.calls = (self.calls + gained).min(Self::CALLS);
         self.instances = (self.instances + gained).min(Self::INSTANCES);
-        // A call for more instances than the bucket can ever hold waits until it is full.
+        // A call for more instances than the bucket holds waits until it is full.
         let needed = (instances as f64).min(Self::INSTANCES);
         let admits = self.calls >= 1.0 && self.instances >= needed;
         if admits {

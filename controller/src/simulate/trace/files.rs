@@ -1,4 +1,5 @@
-//! Traces in files: CSV with counts or with single arrivals, and the controller's own recording.
+//! Reads traces from files: CSV with counts or with single arrivals, and the controller's own
+//! recording.
 
 use std::{
     collections::BTreeSet,
@@ -12,17 +13,18 @@ use serde::Deserialize;
 use super::{MOST_ARRIVALS, Recorded, Trace, default_start};
 use crate::simulate::setup::{Chance, Micros, Stream};
 
-/// Times that are seconds since 1970, as many logs have them: from 2000 to 2100.
+/// Times in this range are seconds since 1970, as in many logs: from 2000 to 2100.
 const SINCE_1970: std::ops::Range<f64> = 946_684_800.0..4_102_444_800.0;
 
-/// No instance does more jobs at once; the simulator makes a place for each.
+/// Maximum number of jobs per instance at the same time, as the simulator allocates a place for
+/// each.
 const MOST_AT_ONCE: f64 = 1000.0;
 
-/// How long before its first line a recording began: web reports every ten seconds.
+/// Time that the first line of a recording covers: web hosts report every ten seconds.
 const FIRST_STEP: TimeDelta = TimeDelta::seconds(10);
 
-/// Reads a trace. `pool` chooses among the pools of a recording. Arrivals that are only known by
-/// their step are spread over it at random by the seed.
+/// Reads a trace. `pool` selects a pool of a recording. Arrivals of which only the interval is
+/// known are distributed over it at random by the seed.
 pub fn read(path: &Path, pool: &str, seed: u64) -> Result<Trace, String> {
     let mut chance = Chance::of(seed, Stream::Arrivals);
     if path.is_dir() {
@@ -38,7 +40,7 @@ fn text(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| format!("{}: cannot be read: {error}", path.display()))
 }
 
-/// `t_seconds,count` or one column of arrival times, with or without a head.
+/// Reads `t_seconds,count` or a single column of arrival times, with or without a header.
 fn csv(path: &Path, chance: &mut Chance) -> Result<Trace, String> {
     let text = text(path)?;
     let mut rows: Vec<(f64, Option<u64>)> = Vec::new();
@@ -98,9 +100,9 @@ fn expect_commas(line: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Names of columns that are not the first of a trace.
+/// Column names that must not be the first.
 const COUNTS: [&str; 2] = ["count", "counts"];
-/// Units of which a second is not one.
+/// Units other than the second.
 const OTHER_UNITS: [&str; 15] = [
     "ms",
     "millis",
@@ -119,7 +121,7 @@ const OTHER_UNITS: [&str; 15] = [
     "days",
 ];
 
-/// Refuses a head by which the columns are others than those that are read.
+/// Refuses a header with other columns or units than those that are read.
 fn expect_names(head: &str) -> Result<(), String> {
     let first = head.split(',').next().unwrap_or_default().trim().trim_matches('"');
     let words: Vec<_> = first.split(|c: char| !c.is_alphanumeric()).map(str::to_lowercase).collect();
@@ -133,22 +135,23 @@ fn expect_names(head: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a first row names the columns. A number that is mistyped, or a date, is no name.
+/// Whether a first row is a header. A mistyped number or a date is not.
 fn is_head(line: &str) -> bool {
     let first = line.split(',').next().unwrap_or_default().trim();
     let begins_a_word = |c: char| c.is_alphabetic() || c == '_';
     first.trim_start_matches('"').starts_with(begins_a_word) && first.parse::<f64>().is_err()
 }
 
-/// The distance of rows that is the most frequent, and the shortest of several. Rows without
-/// arrivals may be left out, and one odd row does not make a second of each minute.
+/// The most frequent distance between rows, and the shortest if several are equally frequent. Rows
+/// without arrivals may be missing, and a single irregular row must not shorten the intervals of
+/// all others.
 fn usual_step(rows: &[(f64, Option<u64>)]) -> f64 {
     let mut gaps: Vec<_> =
         rows.windows(2).map(|pair| pair[1].0 - pair[0].0).filter(|gap| *gap > 0.0).collect();
     gaps.sort_by(f64::total_cmp);
     let same = |a: &f64, b: &f64| (b - a).abs() <= 1e-6 * b.abs();
     let groups = gaps.chunk_by(same).map(|group| (group.len(), group[0]));
-    // The last of several largest would be the longest gap.
+    // On equal counts keep the first group, which has the shortest gap.
     groups.reduce(|most, group| if group.0 > most.0 { group } else { most }).map_or(1.0, |(_, gap)| gap)
 }
 
@@ -169,7 +172,7 @@ fn row(line: &str) -> Result<(f64, Option<u64>), String> {
     Ok((seconds, count.map(whole).transpose()?))
 }
 
-/// One line of a recording. Other keys are for other readers.
+/// One line of a recording. Other keys are ignored.
 #[derive(Debug, Deserialize)]
 struct Line {
     v: u8,
@@ -182,7 +185,7 @@ struct Line {
     limit: Option<u32>,
 }
 
-/// What the lines say of the workers.
+/// The measured values in the lines.
 fn recorded(lines: &[Line]) -> Recorded {
     let jobs = |line: &Line| line.arrived as f64;
     let times = || lines.iter().filter_map(|line| Some((jobs(line), line.service_s?)));
@@ -214,7 +217,8 @@ fn recordings(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-/// The controller's own recording: each line tells what arrived since the pool's line before.
+/// Reads the controller's own recording, in which each line has the arrivals since the pool's
+/// previous line.
 fn recording(path: &Path, files: &[PathBuf], pool: &str, chance: &mut Chance) -> Result<Trace, String> {
     let mut lines: Vec<Line> = Vec::new();
     let (mut total, mut others) = (0u64, BTreeSet::new());
@@ -292,14 +296,14 @@ mod tests {
     }
 
     #[test]
-    fn counts_fall_into_their_steps() {
+    fn counts_are_distributed_over_their_intervals() {
         let trace = check("t.csv", "t_seconds,count\n0,2\n30,1\n10,0\n").unwrap();
         assert_eq!((trace.arrivals.len(), trace.length), (3, 40_000_000));
         assert!(trace.arrivals[1] < 10_000_000 && (30_000_000..40_000_000).contains(&trace.arrivals[2]));
     }
 
     #[test]
-    fn one_odd_row_does_not_change_the_step_of_the_others() {
+    fn one_irregular_row_does_not_change_the_interval_of_the_others() {
         let minutes: String = (0..60).map(|minute| format!("{},60\n", minute * 60)).collect();
         let trace = check("t.csv", &format!("{minutes}90.5,3\n")).unwrap();
         let of_minute = |minute: u64| {
@@ -311,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_row_is_a_head_only_where_it_is_no_number() {
+    fn a_first_row_is_a_header_only_if_it_does_not_begin_with_a_number() {
         assert_eq!(check("t.csv", ".5,100\n1.5,1\n").unwrap().arrivals.len(), 101);
         assert_eq!(check("t.csv", "+0.5,2\n1e0,1\n").unwrap().arrivals.len(), 3);
         assert_eq!(check("t.csv", "# made by hand\nt,count\n0,2\n").unwrap().arrivals.len(), 2);
@@ -324,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_names_other_columns_or_units_is_refused() {
+    fn a_header_with_other_columns_or_units_is_refused() {
         check_bad(
             "t.csv",
             "count,t_seconds\n2,0\n3,10\n",
@@ -340,14 +344,14 @@ mod tests {
     }
 
     #[test]
-    fn fields_may_be_quoted_and_other_separators_than_commas_are_named() {
+    fn fields_may_be_quoted_and_other_separators_are_refused() {
         assert_eq!(check("t.csv", "\"t\",\"count\"\n\"0\",\"2\"\n\"10\",\"3\"\n").unwrap().arrivals.len(), 5);
         check_bad("t.csv", "t;count\n0;2\n", ":1: columns must be separated by commas");
         check_bad("t.csv", "0\t2\n", ":1: columns must be separated by commas");
     }
 
     #[test]
-    fn seconds_since_1970_are_a_time_of_day() {
+    fn seconds_since_1970_set_the_time_of_day() {
         let trace = check("t.csv", "t_seconds,count\n1783065610,3\n1783065600,2\n").unwrap();
         assert_eq!(trace.starts_at.to_rfc3339(), "2026-07-03T08:00:00+00:00");
         assert_eq!((trace.arrivals.len(), trace.length), (5, 20_000_000));
@@ -357,13 +361,13 @@ mod tests {
     }
 
     #[test]
-    fn single_arrivals_are_taken_as_they_are() {
+    fn single_arrivals_are_read_unchanged() {
         let trace = check("t.csv", "at\n1.5\n0.25\n").unwrap();
         assert_eq!((trace.arrivals, trace.length), (vec![250_000, 1_500_000], 1_500_000));
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_line() {
+    fn mistakes_are_reported_with_their_line() {
         check_bad("t.csv", "t,count\n0,1\n1,x\n", ":3: `x` must be a whole number");
         check_bad("t.csv", "0,1\nsoon,1\n", ":2: `soon` must be a number of seconds");
         check_bad("t.csv", "0,1\n-1,1\n", ":2: `-1` must be a time in seconds");
@@ -380,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_says_how_long_jobs_and_starts_took() {
+    fn a_recording_contains_service_times_and_start_delays() {
         let line = |second: u32, arrived: u64, service_s: f64, start_s: f64| {
             format!(
                 "{{\"v\":1,\"at\":\"2026-01-01T00:00:{second:02}Z\",\"pool\":\"p\",\"arrived\":{arrived},\"service_s\":{service_s},\"start_delay_s\":{start_s}}}\n"
@@ -393,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_of_absurdly_many_jobs_at_once_is_of_the_most_that_are_simulated() {
+    fn an_absurd_concurrency_in_a_recording_is_limited() {
         for (at_once, expected) in [("1e30", 1000.0), ("0", 1.0), ("4", 4.0)] {
             let line = format!(
                 "{{\"v\":1,\"at\":\"2026-01-01T00:00:00Z\",\"pool\":\"p\",\"arrived\":1,\"at_once\":{at_once}}}\n"
@@ -403,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_is_read_from_a_file_or_a_folder_of_them_even_when_its_end_is_cut_off() {
+    fn a_recording_is_read_from_a_file_or_folder_even_if_its_end_is_cut_off() {
         let line = |at: &str, arrived: u64| {
             format!(
                 "{{\"v\":1,\"at\":\"2026-01-01T{at}Z\",\"pool\":\"p\",\"arrived\":{arrived},\"colour\":\"blue\"}}\n"

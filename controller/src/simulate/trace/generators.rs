@@ -1,4 +1,4 @@
-//! Generators: `KIND[:RATE][,KEY=VALUE...][@LENGTH]`, with a default for everything after the kind.
+//! Generators: `KIND[:RATE][,KEY=VALUE...][@LENGTH]`. Everything after the kind has a default.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use eirs_platform::settings::units;
 use super::{LONGEST, MOST_ARRIVALS, Trace, default_start};
 use crate::simulate::setup::{Chance, Micros, Stream, micros};
 
-/// The kinds.
+/// The names of the kinds.
 pub(super) const NAMES: [&str; 5] = ["constant", "poisson", "diurnal", "burst", "onoff"];
 
-/// What a text asks for.
+/// A parsed generator.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Asked {
-    /// Requests per second in quiet times, ...
+struct Spec {
+    /// Lowest rate, in requests per second.
     low: f64,
-    /// ... and at most.
+    /// Highest rate, in requests per second.
     high: f64,
-    /// Requests that come together, and how often.
+    /// Number of requests of a burst; `every` is the time between bursts.
     amount: f64,
     every: Option<Duration>,
     length: Duration,
@@ -26,7 +26,7 @@ struct Asked {
     period: Duration,
 }
 
-/// Makes the trace of a text; `None` where its first word is no generator.
+/// Generates the trace of a text; `None` if its first word is not a generator.
 ///
 /// - `constant:5/s@1h`: evenly spaced
 /// - `poisson:5/s@1h`: at random, without memory
@@ -40,50 +40,50 @@ struct Asked {
 pub fn generate(text: &str, seed: u64) -> Option<Result<Trace, String>> {
     let kind = text.split([':', '@', ',']).next().unwrap_or_default().trim();
     let kind = NAMES.into_iter().find(|name| *name == kind)?;
-    let asked = match parse(kind, text) {
-        Ok(asked) => asked,
+    let spec = match parse(kind, text) {
+        Ok(spec) => spec,
         Err(problem) => return Some(Err(format!("{text}: {problem}"))),
     };
     let mut chance = Chance::of(seed, Stream::Arrivals);
-    let length = asked.length.as_secs_f64();
+    let length = spec.length.as_secs_f64();
     let mut times: Vec<f64> = match kind {
         "constant" => {
-            let count = (asked.high * length).round() as u64;
-            (0..count).map(|number| (number as f64 + 0.5) / asked.high).collect()
+            let count = (spec.high * length).round() as u64;
+            (0..count).map(|number| (number as f64 + 0.5) / spec.high).collect()
         }
         "burst" => {
-            let every = asked.every.map_or(f64::INFINITY, |every| every.as_secs_f64());
+            let every = spec.every.map_or(f64::INFINITY, |every| every.as_secs_f64());
             let bursts = if every.is_finite() { (length / every).floor().max(1.0) as u64 } else { 1 };
             let first = every.min(length) / 2.0;
             let burst = |number: u64| {
                 let at = if number == 0 { first } else { first + number as f64 * every };
-                std::iter::repeat_n(at, asked.amount as usize)
+                std::iter::repeat_n(at, spec.amount as usize)
             };
             (0..bursts).flat_map(burst).collect()
         }
         "diurnal" => {
-            let period = asked.period.as_secs_f64();
-            let middle = f64::midpoint(asked.low, asked.high);
-            let swing = (asked.high - asked.low) / 2.0;
-            at_random(asked.high, length, &mut chance, |at| {
+            let period = spec.period.as_secs_f64();
+            let middle = f64::midpoint(spec.low, spec.high);
+            let swing = (spec.high - spec.low) / 2.0;
+            at_random(spec.high, length, &mut chance, |at| {
                 middle - swing * (std::f64::consts::TAU * at / period).cos()
             })
         }
         "onoff" => {
-            let (on, off) = (asked.on.as_secs_f64(), asked.off.as_secs_f64());
-            at_random(asked.high, length, &mut chance, |at| {
-                if at.rem_euclid(on + off) < on { asked.high } else { asked.low }
+            let (on, off) = (spec.on.as_secs_f64(), spec.off.as_secs_f64());
+            at_random(spec.high, length, &mut chance, |at| {
+                if at.rem_euclid(on + off) < on { spec.high } else { spec.low }
             })
         }
-        _poisson => at_random(asked.high, length, &mut chance, |_| asked.high),
+        _poisson => at_random(spec.high, length, &mut chance, |_| spec.high),
     };
     times.retain(|at| *at <= length);
     let arrivals = times.into_iter().map(|at| (at * 1e6) as Micros).collect();
-    Some(Trace::new(text.to_owned(), arrivals, micros(asked.length), default_start()))
+    Some(Trace::new(text.to_owned(), arrivals, micros(spec.length), default_start()))
 }
 
-/// Arrivals without memory whose rate changes: those of the highest rate, thinned (Lewis and
-/// Shedler, 1979).
+/// A Poisson process with a varying rate: arrivals at the highest rate, thinned (Lewis and Shedler,
+/// 1979).
 fn at_random(most: f64, length: f64, chance: &mut Chance, rate: impl Fn(f64) -> f64) -> Vec<f64> {
     let (mut times, mut now) = (Vec::new(), 0.0);
     loop {
@@ -97,9 +97,9 @@ fn at_random(most: f64, length: f64, chance: &mut Chance, rate: impl Fn(f64) -> 
     }
 }
 
-fn parse(kind: &str, text: &str) -> Result<Asked, String> {
+fn parse(kind: &str, text: &str) -> Result<Spec, String> {
     let seconds = Duration::from_secs;
-    let mut asked = Asked {
+    let mut spec = Spec {
         low: 0.0,
         high: 1.0,
         amount: 300.0,
@@ -110,26 +110,26 @@ fn parse(kind: &str, text: &str) -> Result<Asked, String> {
         period: seconds(24 * 3600),
     };
     match kind {
-        "diurnal" => (asked.high, asked.length) = (5.0, asked.period),
-        "onoff" => (asked.high, asked.length) = (4.0, seconds(7200)),
+        "diurnal" => (spec.high, spec.length) = (5.0, spec.period),
+        "onoff" => (spec.high, spec.length) = (4.0, seconds(7200)),
         _ => {}
     }
     let (front, length) = text.rsplit_once('@').map_or((text, None), |(front, at)| (front, Some(at)));
     if let Some(length) = length {
-        asked.length = positive(length, "after the @")?;
+        spec.length = positive(length, "after the @")?;
     }
     let mut parts = front.split(',');
     let rate = parts.next().unwrap_or_default().split_once(':').map(|(_, rate)| rate);
     if let Some(rate) = rate {
-        read_rate(kind, rate, &mut asked)?;
+        read_rate(kind, rate, &mut spec)?;
     }
     for part in parts {
         let (key, value) =
             part.split_once('=').ok_or_else(|| format!("`{part}` is not written KEY=VALUE"))?;
         let place = match (kind, key.trim()) {
-            ("diurnal", "period") => &mut asked.period,
-            ("onoff", "on") => &mut asked.on,
-            ("onoff", "off") => &mut asked.off,
+            ("diurnal", "period") => &mut spec.period,
+            ("onoff", "on") => &mut spec.on,
+            ("onoff", "off") => &mut spec.off,
             _ => {
                 return Err(format!(
                     "{kind} has no key `{key}`; diurnal has period, onoff has on \
@@ -139,15 +139,15 @@ fn parse(kind: &str, text: &str) -> Result<Asked, String> {
         };
         *place = positive(value, key)?;
     }
-    let bursts = asked.every.map_or(1.0, |every| (asked.length.as_secs_f64() / every.as_secs_f64()).max(1.0));
-    let most = if kind == "burst" { asked.amount * bursts } else { asked.high * asked.length.as_secs_f64() };
+    let bursts = spec.every.map_or(1.0, |every| (spec.length.as_secs_f64() / every.as_secs_f64()).max(1.0));
+    let most = if kind == "burst" { spec.amount * bursts } else { spec.high * spec.length.as_secs_f64() };
     if most > MOST_ARRIVALS as f64 {
         return Err(format!("more than {MOST_ARRIVALS} arrivals"));
     }
-    Ok(asked)
+    Ok(spec)
 }
 
-fn read_rate(kind: &str, text: &str, asked: &mut Asked) -> Result<(), String> {
+fn read_rate(kind: &str, text: &str, spec: &mut Spec) -> Result<(), String> {
     let (amount, every) = text.split_once('/').map_or((text, None), |(amount, per)| (amount, Some(per)));
     let per = match every.map(str::trim) {
         None if kind == "burst" => None,
@@ -170,10 +170,10 @@ fn read_rate(kind: &str, text: &str, asked: &mut Asked) -> Result<(), String> {
     if high <= 0.0 || low > high {
         return Err(format!("`{text}`: the rate must be above zero, and the higher one last"));
     }
-    asked.amount = high;
-    asked.every = per;
+    spec.amount = high;
+    spec.every = per;
     if let Some(per) = per {
-        (asked.low, asked.high) = (low / per.as_secs_f64(), high / per.as_secs_f64());
+        (spec.low, spec.high) = (low / per.as_secs_f64(), high / per.as_secs_f64());
     }
     Ok(())
 }
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_makes_about_as_many_as_its_rate_says() {
+    fn each_kind_makes_about_as_many_arrivals_as_its_rate() {
         check_about("constant", 3600.0, 3600.0);
         check_about("constant:300/m@10m", 3000.0, 600.0);
         check_about("poisson:7/90s@15h", 4200.0, 54_000.0);
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_comes_at_once_and_a_constant_rate_evenly() {
+    fn a_burst_arrives_at_once_and_a_constant_rate_evenly() {
         assert_eq!(
             trace("burst:3/10m@20m").arrivals,
             [300, 300, 300, 900, 900, 900].map(|at| at * 1_000_000)
@@ -230,13 +230,13 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_trace_and_another_one_another() {
+    fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
         assert_eq!(trace("poisson"), trace("poisson"));
         assert_ne!(trace("poisson").arrivals, generate("poisson", 2).unwrap().unwrap().arrivals);
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn mistakes_are_reported() {
         let said = |text: &str| generate(text, 1).expect("a generator").unwrap_err();
         assert!(said("constant:5").contains("is not a rate"), "{}", said("constant:5"));
         assert!(said("constant:5/parsec").contains("not a duration"));

@@ -1,11 +1,11 @@
-//! A fleet of your own in Rust: machines that are woken over the network and shut down over SSH,
-//! say. This one only remembers what it was told, which is all that the controller needs of a fleet
-//! beside the orders themselves.
+//! Your own fleet in Rust, for example machines that are started by Wake-on-LAN and shut down over
+//! SSH. This example only remembers the orders, which is all that the controller needs of a fleet
+//! besides carrying them out.
 //!
 //!     cargo run -p eirs-controller --no-default-features --example own_fleet
 //!
-//! Where a comment says "here", a real fleet gives its order: it returns as soon as the order was
-//! taken, and `list` shows how it went. To serve it, add a kind of backend to
+//! Where a comment says "here", a real fleet sends its order: it returns as soon as the order is
+//! accepted, and `list` shows the result. To use it, add a kind of backend to
 //! `platform/src/settings.rs` and open the fleet in `controller/src/main.rs`. Its tests call the
 //! contract suite in `controller/src/fleet/contract.rs`, which every fleet has to pass.
 
@@ -47,7 +47,7 @@ impl Machines {
     }
 
     fn change(&self, id: &str, change: impl FnOnce(&mut Instance)) -> Result<()> {
-        let unknown = || Error::broken(format!("finding the machine {id}"), "nobody named it");
+        let unknown = || Error::broken(format!("finding the machine {id}"), "it is unknown");
         self.known().get_mut(id).map(change).ok_or_else(unknown)
     }
 }
@@ -55,7 +55,7 @@ impl Machines {
 #[async_trait]
 impl Fleet for Machines {
     async fn list(&self, pools: &[PoolSpec]) -> Result<Vec<Instance>> {
-        // Here: ask which machines run. One that drains or stops and does not answer any more is
+        // Here: query which machines run. One that drains or stops and no longer responds is
         // `Stopped`.
         let mut known = self.known();
         for instance in known.values_mut().filter(|instance| instance.state == State::Stopped) {
@@ -71,10 +71,10 @@ impl Fleet for Machines {
     async fn start(&self, ids: &[String]) -> Vec<Refusal> {
         let now = self.clock.now();
         let start = |instance: &mut Instance| {
-            // The second order changes nothing.
+            // Repeating the order changes nothing.
             if instance.state == State::Stopped {
-                // Here: wake the machine. The worker on it is started with `--instance ID
-                // --generation GENERATION`.
+                // Here: start the machine. The worker on it is started with
+                // `--instance ID --generation GENERATION`.
                 instance.generation = Some(now.timestamp_micros().to_string());
                 (instance.state, instance.since) = (State::Running, now);
             }
@@ -90,7 +90,7 @@ impl Fleet for Machines {
         let now = self.clock.now();
         self.change(id, |instance| {
             if instance.state == State::Running {
-                // Here: send the worker SIGTERM. It finishes what it holds and leaves.
+                // Here: send the worker SIGTERM. It finishes its jobs in flight and ends.
                 (instance.state, instance.since) = (State::Draining, now);
                 instance.drain_until = Some(now + deadline);
             }

@@ -1,6 +1,5 @@
-//! Bad luck by the thousand: random policies under random arrivals, with everything going wrong
-//! that the simulator can have go wrong, and from some time on nothing any more. What must hold
-//! whatever happens is said here.
+//! Chaos tests: random policies with random arrivals and all faults that the simulator has, which
+//! end at some time. They check what must hold in any case.
 //!
 //! A failure prints its seed. `EIRS_CHAOS_SEED=n` replays it and prints the whole case;
 //! `EIRS_CHAOS_SEEDS=n` tries n seeds.
@@ -19,11 +18,11 @@ use std::{
 
 use chaos::{case::Case, verdict::verdict};
 
-/// As many as an ordinary run has time for.
+/// Number of seeds in an ordinary run.
 const SEEDS: u64 = 120;
 
 #[test]
-fn whatever_goes_wrong_no_rule_is_broken_and_in_the_end_all_is_well() {
+fn no_fault_breaks_a_rule_and_all_jobs_end_after_the_faults() {
     let number = |name: &str| env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     if let Some(seed) = number("EIRS_CHAOS_SEED") {
         let case = Case::of(seed);
@@ -62,5 +61,5 @@ fn whatever_goes_wrong_no_rule_is_broken_and_in_the_end_all_is_well() {
             few.join("\n  ")
         );
     }
-    assert!(found.is_empty(), "{} of {seeds} seeds went wrong", found.len());
+    assert!(found.is_empty(), "{} of {seeds} seeds failed", found.len());
 }

@@ -1,5 +1,5 @@
-//! The real controller, the local backend, real signals. The workers are [a
-//! script](fixtures/worker.sh), for how a worker works is not this crate's business.
+//! Tests the real controller with the local backend and real signals. The workers are [a
+//! script](fixtures/worker.sh), as the work of workers is tested elsewhere.
 
 #![expect(
     clippy::unwrap_used,
@@ -36,7 +36,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 const LONG: Duration = Duration::from_secs(20);
 const RULE: &str = "[[rule]]\nkind = 'backlog'\n[scale_in]\ndrain_deadline = '1s'\n";
 
-/// A state folder with policies. What still runs of it at the end is killed.
+/// A state folder with policies. Remaining processes are killed at the end.
 struct Home {
     folder: tempfile::TempDir,
 }
@@ -67,7 +67,7 @@ impl Home {
         command.args(["--policies".as_ref(), self.path("policies").as_os_str()]);
         command.args(flags);
         command.env("EIRS_CONTROLLER__WORKER_PROGRAM", worker).env("EIRS_TELEMETRY__FORMAT", "text");
-        // A test that makes a change waits for the change to be seen, and not for a tick.
+        // Tests wait for changes to be noticed, and not for a tick.
         command.env("EIRS_CONTROLLER__TICK", "10m");
         command.stderr(Stdio::piped());
         command
@@ -76,7 +76,7 @@ impl Home {
     fn start(&self, flags: &[&str]) -> Controller {
         let mut child = self.command(flags).spawn().unwrap();
         let mut log = child.stderr.take().unwrap();
-        // The workers have the same stderr: only its own end says nothing about the controller's.
+        // Workers share this stderr, so its end is not the end of the controller.
         std::thread::spawn(move || {
             let mut text = String::new();
             let _closed = log.read_to_string(&mut text);
@@ -88,7 +88,7 @@ impl Home {
         controller
     }
 
-    /// Waits for a status, and shows the last one if it does not come.
+    /// Waits for a status. Panics with the last one if it does not come.
     #[track_caller]
     fn until(&self, what: &str, is_so: impl Fn(&Status) -> bool) -> Status {
         let deadline = Instant::now() + LONG;
@@ -116,7 +116,7 @@ impl Home {
         settings
     }
 
-    /// One job, and the doorbell.
+    /// Sends one job and rings the doorbell.
     async fn upload(&self) {
         let settings = self.settings();
         let backend = Backend::open(&settings, Arc::new(SystemClock)).await.unwrap();
@@ -198,14 +198,14 @@ fn runs(instance: &InstanceStatus) -> bool {
 }
 
 #[tokio::test]
-async fn the_first_upload_starts_a_worker_at_once_in_a_group_of_its_own_with_the_state_folder_at_hand() {
+async fn the_first_upload_starts_a_worker_at_once_in_its_own_process_group_with_the_state_folder() {
     let home = Home::new(RULE);
     let _controller = home.start(&[]);
-    home.until_instance("nobody runs yet", |instance| instance.state == Stage::Stopped);
+    home.until_instance("no worker runs yet", |instance| instance.state == Stage::Stopped);
     home.upload().await;
     let rung = Instant::now();
     let instance = home.until_instance("p-1 runs", runs);
-    // Far below the tick; how far exactly is a matter for a benchmark.
+    // Far below the tick. The exact time is measured by a benchmark.
     assert!(rung.elapsed() < Duration::from_secs(5));
     let process = instance.pid.unwrap();
     let read = |file: &str| fs::read_to_string(format!("/proc/{process}/{file}")).unwrap();
@@ -218,7 +218,7 @@ async fn the_first_upload_starts_a_worker_at_once_in_a_group_of_its_own_with_the
 }
 
 #[tokio::test]
-async fn workers_outlive_a_controller_that_is_stopped_or_killed_and_the_next_one_adopts_them() {
+async fn workers_survive_a_stopped_or_killed_controller_and_the_next_one_adopts_them() {
     let home = Home::new(RULE);
     let mut first = home.start(&[]);
     home.upload().await;
@@ -242,7 +242,7 @@ async fn workers_outlive_a_controller_that_is_stopped_or_killed_and_the_next_one
 }
 
 #[tokio::test]
-async fn a_worker_that_ignores_its_drain_is_killed_when_the_controller_leaves() {
+async fn a_worker_that_ignores_its_drain_is_killed_when_the_controller_stops() {
     let home = Home::new(&format!("[pool]\nmodel = 'stubborn'\nmin = 1\n{RULE}"));
     let settings = "[models.stubborn]\n";
     fs::write(home.path("eirs.toml"), settings).unwrap();
@@ -256,7 +256,7 @@ async fn a_worker_that_ignores_its_drain_is_killed_when_the_controller_leaves() 
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_is_replaced_and_one_that_cannot_start_is_left_alone_for_a_while() {
+async fn a_worker_that_dies_is_started_again_after_a_while() {
     let home = Home::new(&format!("[pool]\nmin = 1\nmax = 1\n{RULE}"));
     let mut command = home.command(&[]);
     command.env("EIRS_CONTROLLER__TICK", "100ms").stderr(Stdio::null());
@@ -270,7 +270,7 @@ async fn a_worker_that_dies_is_replaced_and_one_that_cannot_start_is_left_alone_
 }
 
 #[tokio::test]
-async fn a_worker_with_bad_settings_is_not_started_in_a_tight_loop_and_the_status_says_why() {
+async fn a_worker_with_wrong_settings_is_not_started_in_a_tight_loop_and_the_status_says_why() {
     let home = Home::new(&format!("[pool]\nmodel = 'broken'\nmin = 1\nmax = 1\n{RULE}"));
     let mut command = home.command(&[]);
     command.env("EIRS_CONTROLLER__TICK", "100ms").env("EIRS_MODELS__BROKEN__TOP", "5").stderr(Stdio::null());
@@ -284,15 +284,15 @@ async fn a_worker_with_bad_settings_is_not_started_in_a_tight_loop_and_the_statu
     assert!(pool.instances[0].last_error.as_ref().unwrap().starts_with("exited with code 78"));
     assert!(
         status.at - status.started_at >= chrono::TimeDelta::seconds(1),
-        "the second start came after a second"
+        "the second start comes after a second"
     );
-    home.until("the reason says so", |status| {
+    home.until("the reason names the failures", |status| {
         status.pools[0].reason.contains("the other instances failed recently")
     });
 }
 
 #[test]
-fn a_second_controller_on_the_same_folder_leaves_with_one_sentence() {
+fn a_second_controller_on_the_same_folder_exits_with_one_sentence() {
     let home = Home::new(RULE);
     let first = home.start(&[]);
     let second = home.command(&[]).output().unwrap();
@@ -305,14 +305,14 @@ fn a_second_controller_on_the_same_folder_leaves_with_one_sentence() {
 }
 
 #[test]
-fn the_watchdog_hears_of_every_pass_and_often_enough_however_rare_the_ticks() {
+fn the_watchdog_is_notified_in_every_pass_and_often_enough_even_with_rare_ticks() {
     let home = Home::new(RULE);
     let socket = UnixDatagram::bind(home.path("notify")).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     let mut command = home.command(&[]);
     command.env("NOTIFY_SOCKET", home.path("notify")).env("WATCHDOG_USEC", "600000").stderr(Stdio::null());
     let controller = Controller(command.spawn().unwrap());
-    // Counts what is heard until there was enough, or for a while.
+    // Counts notifications until there are enough or the time is over.
     let pings = |enough: usize, within: Duration| {
         let (deadline, mut pings) = (Instant::now() + within, 0);
         let mut message = [0; 4096];
@@ -323,13 +323,13 @@ fn the_watchdog_hears_of_every_pass_and_often_enough_however_rare_the_ticks() {
         }
         pings
     };
-    // Each pass says it twice; five passes within a tick of ten minutes.
+    // Each pass notifies twice. Five passes happen within a tick of ten minutes.
     assert_eq!(pings(10, LONG), 10);
     assert_eq!(controller.stop().code(), Some(0));
 }
 
 #[test]
-fn bad_settings_and_bad_policies_are_all_named_and_the_exit_code_is_78() {
+fn wrong_settings_and_policies_are_all_reported_with_exit_code_78() {
     let home = Home::new("[pool]\nmax = 'x'\nmodle = 'y'");
     let refused = |flags: &[&str]| {
         let output = home.command(flags).output().unwrap();
@@ -347,13 +347,13 @@ fn bad_settings_and_bad_policies_are_all_named_and_the_exit_code_is_78() {
 }
 
 #[test]
-fn a_changed_policy_and_a_reload_are_taken_at_once_and_a_bad_file_leaves_the_last_good_one() {
+fn a_changed_policy_and_a_reload_take_effect_at_once_and_an_invalid_file_leaves_the_last_valid_one() {
     let home = Home::new("[pool]\nmax = 1");
     let controller = home.start(&[]);
     home.write_policy("[pool]\nmax = 2");
     home.until("the changed file is in force", |status| status.pools[0].max == 2);
     home.write_policy("[pool]\nmax = -2");
-    let status = home.until("the bad file is named", |status| !status.policy_errors.is_empty());
+    let status = home.until("the invalid file is reported", |status| !status.policy_errors.is_empty());
     assert!(
         status.policy_errors[0].contains("p.toml:2: pool.max: is -2; must be a whole number"),
         "{status:#?}"
@@ -371,11 +371,11 @@ fn a_changed_policy_and_a_reload_are_taken_at_once_and_a_bad_file_leaves_the_las
 }
 
 #[tokio::test]
-async fn a_reload_returns_when_the_policies_are_in_force_although_others_reload_at_the_same_time() {
+async fn a_reload_returns_when_the_policies_are_in_force_even_with_concurrent_reloads() {
     let home = Home::new("[pool]\nmax = 1");
     let controller = home.start(&[]);
     let settings = home.settings();
-    // Reloads that are under way already when the others come.
+    // Other reloads that are already under way.
     let hammer = std::thread::spawn({
         let process = controller.0.id();
         let enough = Instant::now() + Duration::from_millis(500);
@@ -398,14 +398,14 @@ async fn a_reload_returns_when_the_policies_are_in_force_although_others_reload_
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), said.lines().count()), (Some(78), 1), "{said}");
     assert!(said.contains("p.toml:2: pool.max: is 0.5"), "{said}");
-    assert_eq!(home.until("the last good one stays", |_| true).pools[0].max, 49);
+    assert_eq!(home.until("the last valid version stays", |_| true).pools[0].max, 49);
     home.write_policy("[pool]\nmax = 3");
     let output = home.command(&["--reload"]).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
 
 #[tokio::test]
-async fn a_reload_of_a_controller_that_hangs_or_is_gone_says_so() {
+async fn a_reload_reports_a_controller_that_hangs_or_has_ended() {
     let home = Home::new("[pool]\nmax = 1");
     let mut controller = home.start(&[]);
     let process = controller.0.id();
@@ -415,19 +415,19 @@ async fn a_reload_of_a_controller_that_hangs_or_is_gone_says_so() {
     assert!(error.to_string().starts_with(&said), "{error}");
 
     let settings = home.settings();
-    let asked = tokio::spawn(async move { reload(&settings, &SystemClock, LONG).await });
+    let reloading = tokio::spawn(async move { reload(&settings, &SystemClock, LONG).await });
     tokio::task::yield_now().await;
     controller.signal(Signal::KILL);
     controller.wait();
-    let error = asked.await.unwrap().unwrap_err().to_string();
-    // Whether the question came before its end is a matter of luck.
+    let error = reloading.await.unwrap().unwrap_err().to_string();
+    // The signal may come before or after the end of the controller.
     assert!(error.contains("ended before it had read") || error.starts_with("no controller runs"), "{error}");
     let error = reload(&home.settings(), &SystemClock, LONG).await.unwrap_err().to_string();
     assert_eq!(error, format!("no controller runs on the state folder {}", home.path("").display()));
 }
 
 #[tokio::test]
-async fn what_a_killed_controller_left_is_drained_on_demand() {
+async fn workers_of_a_killed_controller_can_be_drained() {
     let home = Home::new(RULE);
     let mut first = home.start(&[]);
     home.upload().await;
@@ -439,11 +439,11 @@ async fn what_a_killed_controller_left_is_drained_on_demand() {
     first.signal(Signal::KILL);
     first.wait();
     assert!(lives(process));
-    // A start that failed before a controller ran has left nobody, and what is wrong was said.
+    // A start that failed before a controller ran has left no workers, and has reported its error.
     let mut command = home.command(&["--drain-processes", "--on-exit", "nonsense"]);
     let output = command.env("SERVICE_RESULT", "exit-code").output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty() && lives(process), "{output:?}");
     assert!(drain().status.success());
     assert!(!lives(process));
-    assert!(drain().status.success(), "there is nobody any more");
+    assert!(drain().status.success(), "no worker is left");
 }

@@ -1,4 +1,4 @@
-//! What one seed stands for: a policy, arrivals, and bad luck.
+//! The case of a seed: a policy, arrivals and faults.
 
 use std::{fmt, path::Path, time::Duration};
 
@@ -11,7 +11,7 @@ use eirs_controller::{
     },
 };
 
-/// Texts that are no policy.
+/// Texts that are not valid policies.
 const NONSENSE: [&str; 4] =
     ["[pool\nmax = 3", "[pool]\nmax = 'many'", "[[rule]]\nkind = 'colour'", "[pool]\nmin = 5\nmax = 2"];
 
@@ -19,8 +19,9 @@ pub(crate) struct Case {
     pub(crate) text: String,
     pub(crate) trace: Trace,
     pub(crate) setup: Setup,
-    /// The policy at the beginning, and the one that is in force at the end.
+    /// The policy at the beginning.
     pub(crate) first: Policy,
+    /// The policy in force at the end.
     pub(crate) last: Policy,
 }
 
@@ -41,8 +42,8 @@ impl Case {
             setup.faults.edits = edits(&mut dice, calm, restarts);
             last = setup.faults.edits.iter().rev().find_map(|(_, text)| read(text)).unwrap_or(last);
         }
-        // Long enough for the longest rest of one that failed, for all work on one instance, and
-        // for every window.
+        // Long enough for the longest time that an instance is left alone, for all work on one
+        // instance, and for every window.
         let work = setup.service_time.mean.as_secs() * arrivals.len() as u64;
         let jumps = if setup.faults.clock_jump_every.is_some() { 3600 } else { 0 };
         let settles = 3600 + 2400 + work + jumps + if last.pool.canary.is_some() { 3600 } else { 0 };
@@ -83,7 +84,7 @@ impl Dice {
         self.0.below(sides) == 0
     }
 
-    /// From this one to that one, both included.
+    /// An integer from `from` to `to`, inclusive.
     fn whole(&mut self, from: u64, to: u64) -> u64 {
         from + self.0.below((to - from + 1) as usize) as u64
     }
@@ -96,7 +97,7 @@ impl Dice {
         Duration::from_secs(self.any(of))
     }
 
-    /// Mostly nothing, now and then a share, and rarely a large one.
+    /// Mostly 0, sometimes a small share, and rarely a large one.
     fn share(&mut self) -> f64 {
         match self.0.below(10) {
             0..=5 => 0.0,
@@ -171,7 +172,7 @@ fn rule(dice: &mut Dice) -> String {
     format!("[[rule]]\n{rule}\n")
 }
 
-/// Bursts, and trickles between them; up to 300 within half an hour.
+/// Bursts and slow arrivals; up to 300 within half an hour.
 fn arrivals(dice: &mut Dice) -> Vec<Micros> {
     let mut times = Vec::new();
     for _ in 0..dice.whole(1, 4) {
@@ -212,8 +213,7 @@ fn workers(dice: &mut Dice, seed: u64, jobs: usize) -> Setup {
 }
 
 fn faults(dice: &mut Dice) -> Faults {
-    // Now and then all is well, and now and then there is one thing only: whatever else goes wrong
-    // may hide it.
+    // Some cases have no fault, and some only one, as faults may hide each other.
     let kinds = match dice.whole(0, 5) {
         0 => 0,
         1 | 2 => 1,
@@ -262,8 +262,8 @@ fn faults(dice: &mut Dice) -> Faults {
     faults
 }
 
-/// While things go wrong the policy's file is edited. What is bad at the end does no harm unless
-/// the controller is started with it.
+/// Edits of the policy file while faults occur. The last edit may be invalid only if the controller
+/// is not restarted with it.
 fn edits(dice: &mut Dice, calm: u64, restarts: bool) -> Vec<(Duration, String)> {
     let mut edits: Vec<_> = (0..dice.whole(1, 4))
         .map(|_| {

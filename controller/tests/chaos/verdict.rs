@@ -1,4 +1,4 @@
-//! What must hold of a run, whatever its luck was.
+//! Checks what must hold of a run, whatever its faults.
 
 use chrono::{DateTime, Days, NaiveTime, TimeDelta, TimeZone, Utc};
 use eirs_controller::{
@@ -8,12 +8,12 @@ use eirs_controller::{
 
 use super::case::Case;
 
-/// For so long before the end nothing may move any more, ...
+/// Time before the end in which the number of instances must not change.
 const QUIET: Micros = 15 * 60 * 1_000_000;
-/// ... where nothing that the policy keeps has changed for so long.
+/// Time before the end for which all numbers that the policy kept are acceptable.
 const UNCHANGED: Micros = 60 * 60 * 1_000_000;
 
-/// Everything that should not have been, in sentences.
+/// All violations, one sentence each.
 pub(crate) fn verdict(case: &Case) -> Vec<String> {
     let samples = u32::try_from(case.trace.length / 60_000_000).unwrap();
     let outcome = simulate(&case.first, &case.trace, &case.setup, samples);
@@ -21,18 +21,18 @@ pub(crate) fn verdict(case: &Case) -> Vec<String> {
     if does_all_work(&case.last) && outcome.figures.unfinished > 0 {
         complaints.push(format!("{} jobs never ended", outcome.figures.unfinished));
     }
-    if kills_nobody(case) && outcome.figures.killed > 0 {
+    if kills_no_job(case) && outcome.figures.killed > 0 {
         complaints
             .push(format!("{} jobs were killed though the drains are long enough", outcome.figures.killed));
     }
-    complaints.extend(unrest(case, &outcome));
+    complaints.extend(late_changes(case, &outcome));
     if is_metered(case) {
         complaints.extend(overspent(case, &outcome));
     }
     complaints
 }
 
-/// Whether somebody comes for every job, be it the last one.
+/// Whether the policy starts an instance for every job, including a single one.
 fn does_all_work(policy: &Policy) -> bool {
     let comes_for_one = policy.rules.iter().any(|rule| match rule {
         Rule::Backlog { .. } | Rule::Latency { .. } => true,
@@ -43,15 +43,15 @@ fn does_all_work(policy: &Policy) -> bool {
     policy.pool.max > 0 && policy.budget.instance_hours_per_day.is_none() && (comes_for_one || stays)
 }
 
-/// Workers give back what they hold in time, if they are not stopped before.
-fn kills_nobody(case: &Case) -> bool {
+/// Whether workers return their jobs before they are stopped.
+fn kills_no_job(case: &Case) -> bool {
     let gives_back = case.setup.worker_drain_deadline + case.setup.order_delay;
     let is_long = |policy: &Policy| policy.scale_in.drain_deadline > gives_back;
     let stays = case.setup.faults.edits.is_empty();
     is_long(&case.first) && stays && case.setup.faults.clock_jump_every.is_none()
 }
 
-/// What the policy keeps at a moment when there is no work.
+/// Number of instances that the policy keeps without jobs.
 fn kept(policy: &Policy, now: DateTime<Utc>) -> u32 {
     let scheduled = |rule: &Rule| match rule {
         Rule::Schedule { when, instances } if when.covers(now) => *instances,
@@ -61,12 +61,13 @@ fn kept(policy: &Policy, now: DateTime<Utc>) -> u32 {
     (wished + policy.pool.spare).min(policy.pool.max).max(policy.pool.min)
 }
 
-/// In the end there are as many as the policy keeps, and no more orders are given.
-fn unrest(case: &Case, outcome: &Outcome) -> Vec<String> {
+/// Checks that at the end the number of instances is what the policy keeps, and that there are no
+/// more orders.
+fn late_changes(case: &Case, outcome: &Outcome) -> Vec<String> {
     let policy = &case.last;
     let end = outcome.end;
     let Faults { clock_jump, clock_jump_every, .. } = case.setup.faults;
-    // A clock that was set may still be off.
+    // A changed clock may still differ.
     let off = clock_jump_every.map_or(0, |_| clock_jump.as_secs() as i64 * 10);
     let wall = |at: Micros| case.trace.starts_at + TimeDelta::microseconds(at as i64);
     let kept_then: Vec<_> = (0..=UNCHANGED / 60_000_000)
@@ -76,10 +77,10 @@ fn unrest(case: &Case, outcome: &Outcome) -> Vec<String> {
     let (least, most) = (*kept_then.iter().min().unwrap(), *kept_then.iter().max().unwrap());
     let has_budget = policy.budget.instance_hours_per_day.is_some();
     let foresees = policy.rules.iter().any(|rule| matches!(rule, Rule::Forecast { .. }));
-    // Each may be tried, one after the other, and is kept until it is paid off.
+    // Each instance may be tested as a canary, one after the other, and stays until its billing
+    // minimum.
     let canaries = policy.pool.canary.map_or(0, |_| policy.pool.max);
-    // Who is tried is started, drained and stopped; and a forecast may change its mind with every
-    // minute.
+    // A canary is started, drained and stopped, and a forecast may change every minute.
     let expected_orders = u64::from(canaries * 5 + most.abs_diff(least) * 3)
         + if foresees { u64::from(policy.pool.max) * 15 } else { 0 }
         + if has_budget { u64::from(policy.pool.max) * 4 } else { 0 };
@@ -100,12 +101,12 @@ fn unrest(case: &Case, outcome: &Outcome) -> Vec<String> {
     complaints
 }
 
-/// Whether nothing is left over at the end that some rule might go by.
+/// Whether no jobs are left at the end that a rule may count.
 fn does_all_work_or_none(policy: &Policy) -> bool {
     does_all_work(policy) || policy.pool.max == 0
 }
 
-/// Whether what the instances use can be known, and they can always be drained.
+/// Whether the use of instances is known and they can always be drained.
 fn is_metered(case: &Case) -> bool {
     let faults = &case.setup.faults;
     faults.depth_errors == 0.0
@@ -115,7 +116,7 @@ fn is_metered(case: &Case) -> bool {
         && faults.edits.is_empty()
 }
 
-/// Days on which more was used than the budget says.
+/// The days on which more was used than the budget allows.
 fn overspent(case: &Case, outcome: &Outcome) -> Vec<String> {
     let policy = &case.first;
     let Some(hours) = policy.budget.instance_hours_per_day else { return Vec::new() };
@@ -125,7 +126,7 @@ fn overspent(case: &Case, outcome: &Outcome) -> Vec<String> {
         let date = case.trace.starts_at.with_timezone(&zone).date_naive() + Days::new(days);
         zone.from_local_datetime(&date.and_time(NaiveTime::MIN)).earliest().unwrap().with_timezone(&Utc)
     };
-    // Each pass shows how many there are, and nothing about when in between they came and went.
+    // A pass shows the number of instances, but not when they started or stopped in between.
     let unseen_s = f64::from(policy.pool.max) * case.setup.tick.as_secs_f64();
     let mut complaints = Vec::new();
     for day in 0..2 {

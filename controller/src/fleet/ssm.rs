@@ -201,14 +201,13 @@ impl Drains {
                 Delivery::Arrived
             }
             _ => {
-                let told = invocation.status_details.unwrap_or_default();
-                let said = invocation.standard_error_content.unwrap_or_default();
+                let status = invocation.status_details.unwrap_or_default();
+                let output = invocation.standard_error_content.unwrap_or_default();
                 tracing::warn!(
                     instance = id,
-                    told,
-                    said,
-                    "the drain of {id} was not delivered: \
-                    {told} {said}"
+                    status,
+                    output,
+                    "the drain of {id} was not delivered: {status} {output}"
                 );
                 Delivery::Failed
             }

@@ -9,7 +9,8 @@ use eirs_platform::state_folder::{self, CONTROLLER_LOCK, Lock};
 #[derive(Debug, thiserror::Error)]
 pub enum NotLocked {
     /// Another controller holds it.
-    #[error("another controller{} runs on the state folder {folder}; stop one of them", .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    #[error("another controller{} runs on the state folder {folder}; stop one of them",
+        .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
     Taken {
         /// Path of the state folder.
         folder: String,

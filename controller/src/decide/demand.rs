@@ -333,7 +333,8 @@ mod tests {
 
     #[test]
     fn the_highest_step_that_the_backlog_reaches_applies() {
-        let steps = "[[rule]]\nkind = 'step'\nsteps = [{ backlog = 1, instances = 1 }, { backlog = 50, instances = 5 }]";
+        let steps = "[[rule]]\nkind = 'step'\n\
+            steps = [{ backlog = 1, instances = 1 }, { backlog = 50, instances = 5 }]";
         check(steps, &[(0, 0), (1, 1), (49, 1), (50, 5), (5000, 5)]);
     }
 

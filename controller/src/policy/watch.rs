@@ -151,7 +151,10 @@ impl Store {
             good.into_iter().partition(|(_, policy)| policy.pool.observe);
         bad.extend(trials.keys().cloned());
         for pool in trials.keys().filter(|pool| !self.trials.contains_key(*pool)) {
-            tracing::info!(%pool, "the policy of {pool} is on trial: its decisions are explained and not carried out");
+            tracing::info!(
+                %pool,
+                "the policy of {pool} is on trial: its decisions are explained and not carried out"
+            );
         }
         self.trials = trials;
         let before = std::mem::take(&mut self.policies.pools);

@@ -1,8 +1,8 @@
-//! The policies of the operator: each `*.toml` directly in the policy folder describes the pool of
-//! the same name.
+//! What an operator wants of a pool: each `*.toml` directly in the policy folder is one, named by
+//! its file.
 //!
-//! This module has the checked types. [`load`] reads files and collects all complaints about them;
-//! [`watch`] keeps the last valid version of each file in force while the files change.
+//! Here are the checked types; [`load`] reads files and collects every complaint about them,
+//! [`watch`] keeps the last good version of each file in force while the files change.
 
 mod document;
 #[cfg(test)]
@@ -28,15 +28,15 @@ pub use schedule::Schedule;
 pub use tier::Tier;
 pub use watch::Store;
 
-/// The policies that decisions follow.
+/// The policies that a decision follows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Policies {
-    /// The policies by pool name.
+    /// Each pool's policy, by the pool's name.
     pub pools: BTreeMap<String, Policy>,
-    /// Pools whose file exists but has never been valid since the controller started. Their
-    /// instances are left as they are.
+    /// Pools whose file is there but was never good since the controller started. Nobody knows what
+    /// is wanted of them, so that their instances are left as they are.
     pub unreadable: BTreeSet<String>,
-    /// Limit on the instances of all pools together; `None` for no limit.
+    /// A cap on the instances of all pools together.
     pub instance_limit: Option<u32>,
 }
 
@@ -45,7 +45,7 @@ pub struct Policies {
 pub struct Policy {
     /// `[pool]`
     pub pool: Pool,
-    /// Every `[[rule]]`. The one that wants most instances applies.
+    /// Every `[[rule]]`; the largest wish wins.
     pub rules: Vec<Rule>,
     /// `[scale_out]`
     pub scale_out: ScaleOut,
@@ -59,104 +59,105 @@ pub struct Policy {
     pub launch: Launch,
 }
 
-/// `[launch]`: instances that are created when the parked ones do not suffice, and terminated when
-/// they are not needed.
+/// `[launch]`: instances that are made when the parked ones do not suffice, and are gone when they
+/// are not needed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Launch {
-    /// Maximum number of launched instances at the same time; 0 without the section.
+    /// No more of them at once; none without the section.
     pub most: u32,
-    /// Instance types in order of preference. If empty, the type of the parked instances.
+    /// Their types, those first that are preferred; without any, the type of the parked ones.
     pub types: Vec<String>,
-    /// Purchasing option.
+    /// How they are bought.
     pub market: Market,
-    /// Expected time from a launch to the first job, until it has been measured.
+    /// How long one takes from its order to its first job, until that has been measured.
     #[serde(with = "units::duration")]
     pub start_delay: Duration,
-    /// Price in US dollars per hour; `None` for the price of the parked instances.
+    /// US dollars for an hour; as the parked ones, if it is not set.
     pub usd_per_hour: Option<f64>,
 }
 
-/// The purchasing option of launched instances.
+/// How instances are bought that are launched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Market {
-    /// Runs until it is terminated.
+    /// For as long as they are wanted.
     #[default]
     OnDemand,
-    /// Cheaper, and may be interrupted with two minutes' notice.
+    /// Cheaper, and taken back with two minutes' notice.
     Spot,
 }
 
 /// `[pool]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Pool {
-    /// Model that the pool serves, from the job queue of that model.
+    /// The model that the pool serves, from that model's own request queue.
     pub model: String,
-    /// Minimum number of instances that run, even when idle.
+    /// Instances kept running.
     pub min: u32,
-    /// Maximum number of parked instances that are not stopped, including starting and draining
-    /// ones.
+    /// Never more than this, counting what starts and drains, but for those that are launched.
     pub max: u32,
-    /// Number of instances in addition to the demand.
+    /// Instances beyond the demand.
     pub spare: u32,
-    /// Weight of an instance relative to one of another pool when the limit on all pools is shared.
+    /// How much an instance counts beside one of another pool, where the limit on all pools is
+    /// shared.
     pub weight: f64,
-    /// Expected time from the start of an instance to its first job, until it has been measured. An
-    /// instance that is not ready after [`OVERDUE`](Self::OVERDUE) times this is drained and
-    /// replaced.
+    /// How long an instance takes from its start to its first job, until that has been measured.
+    /// One that is not ready after [`OVERDUE`](Self::OVERDUE) times this is drained, and another
+    /// started.
     #[serde(with = "units::duration")]
     pub start_delay: Duration,
-    /// Expected time that a worker takes for one job, until it has been measured.
+    /// How long a worker needs for one job, until that has been measured.
     #[serde(with = "units::duration")]
     pub service_time: Duration,
-    /// Whether the policy is on trial: its decisions are computed and explained, while the previous
-    /// version stays in force.
+    /// Whether the file is on trial: what it would do is decided and explained, and what it said
+    /// before goes on being done.
     pub observe: bool,
-    /// Time for which an instance may be stopped before it is started once to test that it still
-    /// works; `None` for no test.
+    /// How long an instance may lie stopped before it is started once to see whether it still
+    /// works; `None` for ever.
     #[serde(with = "units::optional_duration")]
     pub canary: Option<Duration>,
 }
 
-/// `[[rule]]`: how the number of instances is computed.
+/// `[[rule]]`: what one instance more or less depends on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[expect(clippy::large_enum_variant, reason = "a policy has a handful of them")]
 pub enum Rule {
-    /// A fixed number of jobs, waiting and in flight, per instance.
+    /// A number of jobs, visible and in flight, for each instance.
     Backlog {
-        /// Jobs per instance.
+        /// Jobs for each instance.
         per_instance: u64,
     },
-    /// A target latency, from which the number of instances is computed.
+    /// The service level itself: how many instances it takes is worked out.
     Latency {
-        /// Time within which 95 of 100 jobs must be completed.
+        /// 95 of 100 jobs shall be answered within this time.
         #[serde(with = "units::duration")]
         p95: Duration,
     },
-    /// Thresholds: the highest one that the backlog reaches applies.
+    /// Thresholds: the highest one that the backlog reaches counts.
     Step {
-        /// The thresholds, by increasing backlog.
+        /// By rising backlog.
         steps: Vec<Step>,
     },
-    /// A fixed number of instances during certain hours, whatever the backlog.
+    /// A number of instances in certain hours, whatever the backlog.
     Schedule {
-        /// The hours.
+        /// When.
         #[serde(flatten)]
         when: Schedule,
-        /// Number of instances.
+        /// How many.
         instances: u32,
     },
-    /// The number of instances for the arrivals that are forecast for one start delay from now.
+    /// As many as are needed for what will probably arrive one start delay from now.
     Forecast {
-        /// Period with which the load repeats.
+        /// After this time the load repeats itself.
         #[serde(with = "units::duration")]
         season: Duration,
-        /// Probability with which no more than the forecast arrives, above 0 and below 1.
+        /// How sure it is to be: the part of all cases in which no more than foreseen arrives,
+        /// above 0 and below 1.
         quantile: f64,
-        /// Time zone of the days.
+        /// Whose wall clock a day goes by.
         timezone: chrono_tz::Tz,
-        /// Minimum number of seasons observed before the forecast is used.
+        /// The number of seasons that are seen before it wishes anything.
         after: u32,
     },
 }
@@ -164,40 +165,40 @@ pub enum Rule {
 /// A threshold of [`Rule::Step`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// Backlog from which the threshold applies, waiting and in flight.
+    /// From this number of jobs on, visible and in flight, ...
     pub backlog: u64,
-    /// Number of instances from this threshold on.
+    /// ... this number of instances is wanted.
     pub instances: u32,
 }
 
 /// `[scale_out]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ScaleOut {
-    /// Maximum number of instances of the pool that start at the same time.
+    /// The most instances of the pool that are starting at the same time.
     pub max_step: u32,
 }
 
 /// `[budget]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Budget {
-    /// Maximum hours that all instances of the pool together run from one midnight to the next;
-    /// `None` for no budget.
+    /// The instances of the pool together run for no more hours than this from one midnight to the
+    /// next.
     pub instance_hours_per_day: Option<f64>,
-    /// Whether the hours are spread over the day: at any time, no more is used than the elapsed
-    /// part of the day plus a tenth of the budget.
+    /// Whether the hours are spread over the day: what is used up to a moment is no more than the
+    /// part of the day that has passed, and a tenth of it ahead.
     pub pace: bool,
     /// Time zone in which the budget day starts.
     pub timezone: chrono_tz::Tz,
 }
 
-/// `[instance]`: the price of an instance.
+/// `[instance]`: what an instance costs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Price {
-    /// Price in US dollars per hour, from start to stop.
+    /// US dollars for an hour, from its start to its stop.
     pub usd_per_hour: f64,
-    /// Price of the disk of an instance in US dollars per month, parked or running.
+    /// US dollars for the disk of an instance in a month, parked or not.
     pub disk_usd_per_month: f64,
-    /// Minimum time that is charged for a start. Until then a running instance costs nothing more,
+    /// A start is charged for at least this time. Until then a started instance costs nothing more,
     /// and is kept.
     #[serde(with = "units::duration")]
     pub billing_minimum: Duration,
@@ -206,32 +207,31 @@ pub struct Price {
 /// `[scale_in]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ScaleIn {
-    /// Time for which an instance must have been idle before it is drained.
+    /// An instance must have been idle this long before it is drained, ...
     #[serde(with = "units::duration")]
     pub idle: Duration,
-    /// Time for which the demand must have been lower before an instance is drained.
+    /// ... and the demand must have been lower for all of this time.
     #[serde(with = "units::duration")]
     pub window: Duration,
-    /// Maximum time for which an instance that is not needed is kept because that is cheaper than a
-    /// later start.
+    /// As long as it is cheaper than a start to come, one that is not needed stays, but no longer
+    /// than this.
     #[serde(with = "units::duration")]
     pub keep: Duration,
-    /// Time that a draining instance has to finish its jobs in flight before it is stopped.
+    /// How long a draining instance may finish what it holds; then it is stopped.
     #[serde(with = "units::duration")]
     pub drain_deadline: Duration,
-    /// Maximum number of instances of the pool that drain at the same time because they are not
-    /// needed.
+    /// The most instances of the pool that drain at the same time because they are not needed.
     pub max_step: u32,
 }
 
 impl Policy {
-    /// Maximum number of instances at the same time, parked and launched together. A pool with
-    /// `max = 0` launches none.
+    /// The most instances at once, parked and launched ones together. A pool that is switched off
+    /// launches none.
     pub fn most(&self) -> u32 {
         if self.pool.max == 0 { 0 } else { self.pool.max.saturating_add(self.launch.most) }
     }
 
-    /// Expected start delay of an instance of this tier, until it has been measured.
+    /// How long an instance of this tier takes to start, until that has been measured.
     pub fn start_delay(&self, tier: Tier) -> Duration {
         match tier {
             Tier::Parked => self.pool.start_delay,
@@ -241,12 +241,13 @@ impl Policy {
 }
 
 impl Pool {
-    /// Number of start delays after which an instance that never reported counts as never ready.
+    /// This number of start delays without a word from an instance means that it will never be
+    /// ready.
     pub const OVERDUE: u32 = 10;
 }
 
 impl Rule {
-    /// The value of `kind`.
+    /// The word after `kind =`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Backlog { .. } => "backlog",
@@ -259,7 +260,7 @@ impl Rule {
 }
 
 impl fmt::Display for Rule {
-    /// Writes a few words, as for a table.
+    /// In a few words, as in a table.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = |time: &Duration| humantime::format_duration(*time).to_string();
         match self {
@@ -281,8 +282,8 @@ impl fmt::Display for Rule {
 }
 
 impl Default for Launch {
-    /// The start delay is a guess: launches take longer than starts, as the disk is loaded from a
-    /// snapshot.
+    /// Of launches nobody knows more than that they take longer: the disk comes from the snapshot
+    /// block by block.
     fn default() -> Self {
         Self {
             most: 0,
@@ -307,16 +308,16 @@ impl Default for Budget {
 }
 
 impl Default for Price {
-    /// The price of a t3.small with Linux on demand and a gp3 disk of 8 GB in us-east-1. EC2
-    /// charges by the second, and at least a minute
-    /// (<https://aws.amazon.com/ec2/pricing/on-demand/>).
+    /// A t3.small with Linux on demand and a gp3 disk of 8 GB in us-east-1; EC2 charges by the
+    /// second and for at least a minute (<https://aws.amazon.com/ec2/pricing/on-demand/>).
     fn default() -> Self {
         Self { usd_per_hour: 0.0208, disk_usd_per_month: 0.64, billing_minimum: Duration::from_secs(60) }
     }
 }
 
 impl Default for ScaleIn {
-    /// Values for EC2, where a start takes half a minute. Shorter ones suit a local pool.
+    /// As `scaling.md` has them for EC2, where a start takes half a minute; a local pool can afford
+    /// shorter ones.
     fn default() -> Self {
         Self {
             idle: Duration::from_secs(120),
@@ -329,7 +330,7 @@ impl Default for ScaleIn {
 }
 
 impl Policy {
-    /// Time within which 95 of 100 jobs must be completed; `None` without a latency rule.
+    /// The time within which 95 of 100 jobs are to be done, where a rule says one.
     pub fn p95(&self) -> Option<Duration> {
         let times = self.rules.iter().filter_map(|rule| match rule {
             Rule::Latency { p95 } => Some(*p95),
@@ -340,15 +341,15 @@ impl Policy {
 }
 
 impl Policies {
-    /// Adds the limit on all instances from the settings.
+    /// The same policies under the settings' cap on all instances.
     pub fn limited_by(mut self, settings: &Settings) -> Self {
         self.instance_limit =
             (settings.controller.instance_limit > 0).then_some(settings.controller.instance_limit);
         self
     }
 
-    /// Complaints about policies that do not fit the settings: an unknown model, launches without a
-    /// cloud, or more `min` than the limit.
+    /// What does not fit together with the settings: a model that they do not have, and more `min`
+    /// than their limit allows.
     pub fn complaints(&self, folder: &Path, settings: &Settings) -> Vec<Complaint> {
         let file = |name: &str| folder.join(format!("{name}.toml"));
         let mut complaints: Vec<_> = self
@@ -356,7 +357,8 @@ impl Policies {
             .iter()
             .filter_map(|(name, policy)| unknown_model(&file(name), policy, settings))
             .collect();
-        // A local fleet launches no machines, but with simulated faults it may stand for one.
+        // What nobody launches is not there when it is needed. With other instances than processes
+        // it may be simulated.
         for (name, _) in self.pools.iter().filter(|(_, policy)| policy.launch.most > 0) {
             if settings.backend == BackendKind::Local && !settings.controller.simulate.is_on() {
                 let problem =
@@ -378,8 +380,8 @@ impl Policies {
         complaints
     }
 
-    /// Complaints that the controller would have if `policy`, from `file`, were the policy of
-    /// `pool` in this folder.
+    /// What the controller would refuse if this policy, of this file, were the one of that pool of
+    /// this folder.
     pub fn complaints_with(
         &self,
         (pool, policy, file): (&str, &Policy, &Path),
@@ -390,7 +392,7 @@ impl Policies {
         with.pools.insert(pool.to_owned(), policy.clone());
         let mut complaints = with.complaints(folder, settings);
         let its_own = folder.join(format!("{pool}.toml"));
-        // Complaints about other files would exist without it, too.
+        // What is wrong with the others is wrong without it, too.
         complaints.retain(|complaint| complaint.file == its_own || complaint.file == folder);
         complaints
             .iter_mut()
@@ -402,7 +404,8 @@ impl Policies {
     }
 }
 
-/// Loads the policies of a folder, or of a single file, and checks them against the settings.
+/// The policies of a folder, or the one of a file, if nothing is wrong with them and they fit the
+/// settings.
 pub fn load_checked(path: &Path, settings: &Settings) -> Result<Policies, Vec<Complaint>> {
     let (policies, folder) = if path.is_file() {
         (load_file(path)?, path.parent().unwrap_or(path))
@@ -415,7 +418,7 @@ pub fn load_checked(path: &Path, settings: &Settings) -> Result<Policies, Vec<Co
     }
 }
 
-/// A complaint about a model that the settings do not have, so that its workers could not start.
+/// A pool of a model that nobody described could never start a worker.
 fn unknown_model(file: &Path, policy: &Policy, settings: &Settings) -> Option<Complaint> {
     let model = &policy.pool.model;
     if settings.models.contains_key(model) {
@@ -443,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_policy_gets_the_complaints_that_the_controller_would_have() {
+    fn a_new_policy_is_refused_for_what_the_controller_would_refuse_in_its_place() {
         let mut settings = Settings::default();
         settings.controller.instance_limit = 4;
         settings.models.insert("dogs".into(), settings.models["default"].clone());
@@ -471,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn a_total_min_above_the_limit_is_a_complaint() {
+    fn more_instances_kept_than_the_limit_allows_are_a_complaint() {
         let mut settings = Settings::default();
         settings.controller.instance_limit = 2;
         let policy = parse(Path::new("a.toml"), "[pool]\nmin = 3").unwrap();

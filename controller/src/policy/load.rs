@@ -1,4 +1,5 @@
-//! Reads policy files and collects all complaints: file, line, key, value, and what would be right.
+//! Reads policy files. Whatever is wrong with them is collected: file, line, key, value, and what
+//! would be right.
 
 use std::{
     collections::BTreeMap,
@@ -15,36 +16,36 @@ use super::{
     rules,
 };
 
-/// A problem of a policy file or of the folder.
+/// One thing that is wrong with a policy file or with the folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Complaint {
-    /// The file, or the folder if the problem is not in one file.
+    /// The file, or the folder where it is not about one file.
     pub file: PathBuf,
-    /// Line of the problem, counted from 1, if known.
+    /// The line, counted from one, where there is one.
     pub line: Option<usize>,
-    /// The key, such as `pool.max`, if the problem is about one.
+    /// The key, e.g. `pool.max`, where it is about one.
     pub key: Option<String>,
-    /// What is wrong and what would be right: a sentence that follows the key, or that contains it
-    /// if the key is unknown.
+    /// What is wrong and what would be right: a sentence that follows on the key, or names it where
+    /// nobody knows it.
     pub problem: String,
 }
 
-/// The policies of a folder, each read by itself.
+/// The policies of a folder as far as each can be read by itself.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Folder {
-    /// By pool name, each pool's policy or all complaints about its file.
+    /// Each pool's policy or every complaint about its file, by the pool's name.
     pub files: BTreeMap<String, Result<Policy, Vec<Complaint>>>,
-    /// Complaints about files whose name cannot be that of a pool.
+    /// Files that cannot name a pool.
     pub misnamed: Vec<Complaint>,
 }
 
-/// Largest number of instances in a policy. A larger number is assumed to be a typing error.
+/// No fleet of this kind is larger; a larger number is a slip of the finger.
 pub(super) const MOST_INSTANCES: u32 = 10_000;
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Longest time for which the controller remembers the demand.
+/// The controller remembers the demand for so long.
 pub(crate) const LONGEST_WINDOW: Duration = Duration::from_secs(3600);
 
-/// Loads the policies of a folder. The error has all complaints.
+/// The policies of a folder, or every complaint about them.
 pub fn load_dir(folder: &Path) -> Result<Policies, Vec<Complaint>> {
     let Folder { files, mut misnamed } = read_folder(folder).map_err(|complaint| vec![complaint])?;
     let mut pools = BTreeMap::new();
@@ -61,7 +62,7 @@ pub fn load_dir(folder: &Path) -> Result<Policies, Vec<Complaint>> {
     if misnamed.is_empty() { Ok(Policies { pools, ..Policies::default() }) } else { Err(misnamed) }
 }
 
-/// Reads every `*.toml` directly in a folder. The error is about the folder itself.
+/// Reads every `*.toml` that lies directly in a folder; the error is about the folder.
 pub fn read_folder(folder: &Path) -> Result<Folder, Complaint> {
     let unreadable = |error: io::Error| Complaint {
         file: folder.to_owned(),
@@ -80,7 +81,7 @@ pub fn read_folder(folder: &Path) -> Result<Folder, Complaint> {
     Ok(read)
 }
 
-/// Loads one policy file as [`load_dir`] loads those of a folder.
+/// Reads one policy file as [`load_dir`] reads those of a folder.
 pub fn load_file(path: &Path) -> Result<Policies, Vec<Complaint>> {
     let mut read = Folder::default();
     read.add(path.to_owned());
@@ -92,7 +93,7 @@ pub fn load_file(path: &Path) -> Result<Policies, Vec<Complaint>> {
 }
 
 impl Folder {
-    /// Reads a file and adds its policy or complaints.
+    /// Reads a file that names a pool.
     fn add(&mut self, path: PathBuf) {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         if !is_name(&name) {
@@ -109,15 +110,15 @@ impl Folder {
     }
 }
 
-/// Reads the text of a policy file. Anything else than a file is not opened: a named pipe would
-/// block, and a container that mounts a missing file creates a folder of its name.
+/// The text of a policy file. What is no file is not opened: a named pipe would be waited for, and
+/// where a container mounts a file that is missing, a folder of its name appears.
 fn text(path: &Path) -> Result<String, String> {
     match fs::metadata(path) {
         Ok(there) if there.is_dir() => {
             return Err("is a folder; put the pool's file there, or remove it".to_owned());
         }
         Ok(there) if !there.is_file() => {
-            return Err("is not a file; put the pool's file there, or remove it".to_owned());
+            return Err("is no file; put the pool's file there, or remove it".to_owned());
         }
         Ok(_) | Err(_) => {}
     }
@@ -127,7 +128,7 @@ fn text(path: &Path) -> Result<String, String> {
     })
 }
 
-/// The policy files of a folder, by name. Temporary files of editors begin with a dot or end
+/// The policy files of a folder, by name. What editors leave lying about begins with a dot or ends
 /// otherwise.
 pub(super) fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
@@ -142,7 +143,7 @@ pub(super) fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Parses the text of one policy. `file` is used only in complaints.
+/// Reads the text of one policy; `file` is only for the complaints.
 pub fn parse(file: &Path, text: &str) -> Result<Policy, Vec<Complaint>> {
     let document = Document::new(file, text);
     let root = document.parse();
@@ -262,8 +263,8 @@ fn scale_in(section: Section<'_>) -> ScaleIn {
     read
 }
 
-/// The other pool with the same model, if any. Two pools with one queue would each start workers
-/// for the whole backlog.
+/// A queue is drunk by one pool: two that count the same backlog would each start workers for all
+/// of it.
 pub(super) fn same_model(pools: &BTreeMap<String, Policy>, name: &str, policy: &Policy) -> Option<String> {
     let mut others = pools.iter().filter(|(other, _)| *other != name);
     others.find(|(_, other)| other.pool.model == policy.pool.model).map(|(other, _)| other.clone())
@@ -278,7 +279,7 @@ pub(super) fn shared_model(file: &Path, policy: &Policy, other: &str) -> Complai
 }
 
 impl Complaint {
-    /// Makes a complaint about a value whose line is not known.
+    /// A complaint about a value whose line nobody kept.
     pub(super) fn about(file: &Path, key: &str, problem: String) -> Self {
         Self { file: file.to_owned(), line: None, key: Some(key.to_owned()), problem }
     }
@@ -290,7 +291,7 @@ impl fmt::Display for Complaint {
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
         }
-        // A complaint about an unknown key contains the key.
+        // About an unknown key the sentence names it: the key is wrong, not its value.
         if let Some(key) = self.key.as_ref().filter(|_| !self.problem.starts_with("unknown key")) {
             write!(f, ": {key}")?;
         }

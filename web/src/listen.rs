@@ -6,9 +6,9 @@ mod address;
 mod admin;
 mod answering;
 mod arriving;
-mod crowd;
 mod lent;
 mod refusing;
+mod registry;
 mod server;
 mod stream;
 pub mod tls;
@@ -18,7 +18,7 @@ use std::{net::SocketAddr, path::Path};
 use anyhow::Context;
 use tokio::net::TcpListener;
 
-pub use self::{admin::Admin, crowd::Limits, server::Server, tls::Tls};
+pub use self::{admin::Admin, registry::Limits, server::Server, tls::Tls};
 
 /// Binds an address.
 pub async fn bind(listen: SocketAddr) -> std::io::Result<TcpListener> {

@@ -10,17 +10,17 @@ use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use hyper::body::{Body, Frame, SizeHint};
 
-use super::crowd::Busy;
+use super::registry::RequestGuard;
 
 /// A body, with the guard that counts its request as in flight.
 #[derive(Debug)]
 pub(super) struct Answering {
     body: BoxBody<Bytes, io::Error>,
-    _busy: Busy,
+    _busy: RequestGuard,
 }
 
 impl Answering {
-    pub(super) fn new(body: BoxBody<Bytes, io::Error>, busy: Busy) -> Self {
+    pub(super) fn new(body: BoxBody<Bytes, io::Error>, busy: RequestGuard) -> Self {
         Self { body, _busy: busy }
     }
 }

@@ -18,7 +18,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
-use super::crowd::Busy;
+use super::registry::RequestGuard;
 
 /// Maximum number of bytes read and discarded for one request.
 const MOST: u64 = 64 * 1024 * 1024;
@@ -31,14 +31,14 @@ const LOOKS: u32 = 3;
 #[derive(Debug)]
 pub(super) struct Arriving {
     body: Option<Incoming>,
-    busy: Option<Busy>,
+    busy: Option<RequestGuard>,
     linger: Duration,
     /// The client sends the body only when asked for it (`Expect: 100-continue`).
     is_held_back: bool,
 }
 
 impl Arriving {
-    pub(super) fn new(body: Incoming, busy: Busy, linger: Duration, is_held_back: bool) -> Self {
+    pub(super) fn new(body: Incoming, busy: RequestGuard, linger: Duration, is_held_back: bool) -> Self {
         // A request without a body is complete.
         let busy = (!body.is_end_stream()).then_some(busy);
         Self { body: Some(body), busy, linger, is_held_back }

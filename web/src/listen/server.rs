@@ -29,9 +29,9 @@ use super::{
     address,
     answering::Answering,
     arriving::Arriving,
-    crowd::{Busy, Crowd, Full, Limits, Seat},
     lent::lend,
     refusing::{problem_of, refuse},
+    registry::{Admission, Full, Limits, Registry, RequestGuard},
     stream::{Stream, Wire},
     tls::{Greeted, Tls},
 };
@@ -77,7 +77,7 @@ pub struct Server<E> {
 
 /// What every connection needs.
 struct Shared<E> {
-    crowd: Arc<Crowd>,
+    registry: Arc<Registry>,
     routes: E,
     local: LocalAddr,
     http: auto::Builder<TokioExecutor>,
@@ -95,7 +95,7 @@ impl<E: Endpoint<Output = poem::Response> + 'static> Server<E> {
         let Self { name, listener, tls, limits, counts, routes } = self;
         let local = LocalAddr(listener.local_addr()?.into());
         let shared = Arc::new(Shared {
-            crowd: Crowd::new(limits, counts.clone()),
+            registry: Registry::new(limits, counts.clone()),
             routes,
             local,
             http: http(),
@@ -113,9 +113,9 @@ impl<E: Endpoint<Output = poem::Response> + 'static> Server<E> {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((tcp, peer)) => match shared.crowd.enter(peer.ip()) {
-                    Ok(seat) => {
-                        connections.spawn(connection(shared.clone(), tcp, peer, seat));
+                Ok((tcp, peer)) => match shared.registry.admit(peer.ip()) {
+                    Ok(admission) => {
+                        connections.spawn(connection(shared.clone(), tcp, peer, admission));
                     }
                     // Not for TLS, where a handshake would have to come first, which is expensive.
                     Err(full) => {
@@ -143,7 +143,7 @@ impl<E: Endpoint<Output = poem::Response> + 'static> Server<E> {
                         tracing::error!(%error, "{name} cannot accept connections; closing idle \
                             ones");
                     }
-                    shared.crowd.make_room();
+                    shared.registry.make_room();
                     sleep(REST).await;
                 }
             }
@@ -169,7 +169,7 @@ fn is_of_the_client(error: &io::Error) -> bool {
 
 fn http() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
-    // `crowd.rs` has its own deadline for headers: hyper's counts from the end of the last answer
+    // `registry.rs` has its own deadline for headers: hyper's counts from the end of the last answer
     // and would close idle connections.
     http.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER);
     http.http2()
@@ -187,17 +187,17 @@ async fn connection<E: Endpoint<Output = poem::Response> + 'static>(
     shared: Arc<Shared<E>>,
     tcp: TcpStream,
     peer: SocketAddr,
-    seat: Seat,
+    admission: Admission,
 ) {
     // Lines and events are small and must not wait for more.
     let _best_effort = tcp.set_nodelay(true);
-    let seat = Arc::new(seat);
+    let admission = Arc::new(admission);
     let served = async {
         match &shared.tls {
-            None => serve(&shared, tcp, peer, &seat, Scheme::HTTP).await,
+            None => serve(&shared, tcp, peer, &admission, Scheme::HTTP).await,
             Some(tls) => match tls.shake_hands(tcp).await {
-                Ok(Greeted::Encrypted(tls)) => serve(&shared, *tls, peer, &seat, Scheme::HTTPS).await,
-                Ok(Greeted::InPlain(tcp)) => serve(&shared, tcp, peer, &seat, Scheme::HTTP).await,
+                Ok(Greeted::Encrypted(tls)) => serve(&shared, *tls, peer, &admission, Scheme::HTTPS).await,
+                Ok(Greeted::InPlain(tcp)) => serve(&shared, tcp, peer, &admission, Scheme::HTTP).await,
                 // Scanners and clients that do not trust the certificate are common.
                 Err(error) => tracing::debug!(%error, "a connection ended before a request"),
             },
@@ -205,7 +205,7 @@ async fn connection<E: Endpoint<Output = poem::Response> + 'static>(
     };
     tokio::select! {
         () = served => {}
-        () = seat.guest.leave.cancelled() => {}
+        () = admission.connection.close.cancelled() => {}
         () = shared.cut_off.cancelled() => {}
     }
 }
@@ -214,19 +214,19 @@ async fn serve<E: Endpoint<Output = poem::Response> + 'static>(
     shared: &Arc<Shared<E>>,
     wire: impl Wire,
     peer: SocketAddr,
-    seat: &Arc<Seat>,
+    admission: &Arc<Admission>,
     scheme: Scheme,
 ) {
     let service = {
-        let (shared, seat) = (shared.clone(), seat.clone());
+        let (shared, admission) = (shared.clone(), admission.clone());
         service_fn(move |request: Request<Incoming>| {
-            let busy = || seat.request(request.version());
+            let busy = || admission.request(request.version());
             let (for_body, for_answer) = (busy(), busy());
             answer(shared.clone(), request, peer, scheme.clone(), for_body, for_answer)
                 .map(Ok::<_, Infallible>)
         })
     };
-    let (stream, owner) = lend(Stream::new(wire, seat.clone()));
+    let (stream, owner) = lend(Stream::new(wire, admission.clone()));
     // Boxed so that it can be dropped below, which returns the stream.
     let mut connection = Box::pin(shared.http.serve_connection(TokioIo::new(stream), service));
     let mut ending = pin!(shared.ending.cancelled());
@@ -243,12 +243,12 @@ async fn serve<E: Endpoint<Output = poem::Response> + 'static>(
                 return Poll::Ready(end);
             }
         }
-        let Some((deadline, reason)) = seat.deadline() else { return Poll::Pending };
+        let Some((deadline, reason)) = admission.deadline() else { return Poll::Pending };
         if alarm.deadline() != deadline {
             alarm.as_mut().reset(deadline);
         }
         alarm.as_mut().poll(cx).map(|()| {
-            shared.crowd.counts.closed(reason);
+            shared.registry.counts.closed(reason);
             Ok(())
         })
     })
@@ -258,7 +258,7 @@ async fn serve<E: Endpoint<Output = poem::Response> + 'static>(
     let problem = problem_of(&*error, stream.first());
     if let (Some(problem), Some(wire)) = (problem, stream.refused()) {
         tracing::debug!(%peer, "a request was refused: {}", problem.detail);
-        refuse(wire, &problem, shared.crowd.limits.linger).await;
+        refuse(wire, &problem, shared.registry.limits.linger).await;
     } else {
         tracing::trace!(%peer, %error, "a connection ended early");
     }
@@ -269,14 +269,14 @@ async fn answer<E: Endpoint<Output = poem::Response> + 'static>(
     request: Request<Incoming>,
     peer: SocketAddr,
     scheme: Scheme,
-    for_body: Busy,
-    for_answer: Busy,
+    for_body: RequestGuard,
+    for_answer: RequestGuard,
 ) -> Response<BoxBody<Bytes, io::Error>> {
     let (mut parts, body) = request.into_parts();
     parts.uri = address::plain(parts.uri);
     let expects = parts.headers.get(header::EXPECT);
     let expects = expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let body = Arriving::new(body, for_body, shared.crowd.limits.linger, expects).boxed();
+    let body = Arriving::new(body, for_body, shared.registry.limits.linger, expects).boxed();
     let is_in_plain = shared.tls.is_some() && scheme == Scheme::HTTP;
     let refused = is_in_plain.then(Problem::needs_https);
     let refused = refused.or_else(|| misdirected(&parts)).or_else(|| coded(&parts));

@@ -31,10 +31,10 @@ struct Rig {
     fleet: MemoryFleet,
 }
 
-/// Of the paused time, which costs nothing.
+/// Timeout in paused time, which takes no real time.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// Waits in paused time until `look` says so.
+/// Waits in paused time until `look` returns true.
 async fn until(look: impl AsyncFn() -> bool) {
     let looks = async {
         while !look().await {

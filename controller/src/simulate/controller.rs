@@ -1,5 +1,5 @@
-//! The controller as it is, on simulated sites: the same reports, history, decision and order of
-//! actions as in [`reconcile`](crate::reconcile).
+//! Runs the real controller on simulated sites, with the reports, history, decision and order of
+//! actions of [`reconcile`](crate::reconcile).
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -21,24 +21,24 @@ use crate::{
     refusals::Refusals,
 };
 
-/// Observes, decides and acts.
+/// The controller: observes, decides and acts.
 #[derive(Debug)]
 pub(super) struct Controller<'a> {
     setup: &'a Setup,
-    /// The pools, in the order of the sites.
+    /// Names of the pools, in the order of the sites.
     names: Vec<String>,
     policies: Policies,
-    /// Whether the first policy's file is good as it is now.
+    /// Whether the current text of the first policy's file is valid.
     is_good: bool,
     reports: Reports,
     history: History,
     refusals: Refusals,
-    /// What was listed the last time, to be brought up to date: making it afresh takes longer than
+    /// The last list of instances, which is updated in place: building it takes longer than
     /// deciding.
     listed: Vec<InstanceView>,
-    /// What it wished of each pool at last: with that number of instances and no work it is at
-    /// rest.
-    rests_with: Vec<usize>,
+    /// The last wanted number for each site: with at most this many instances and no jobs, the run
+    /// may end.
+    settles_with: Vec<usize>,
 }
 
 impl<'a> Controller<'a> {
@@ -46,7 +46,7 @@ impl<'a> Controller<'a> {
         let names: Vec<_> = loads.iter().map(|load| load.pool.clone()).collect();
         Self {
             setup,
-            rests_with: vec![0; names.len()],
+            settles_with: vec![0; names.len()],
             names,
             policies,
             is_good: true,
@@ -63,12 +63,12 @@ impl<'a> Controller<'a> {
         Self::new(load.setup, std::slice::from_ref(load), policies)
     }
 
-    /// No more instances of a pool than this may be alive by what it does.
+    /// Maximum number of instances of a pool.
     fn max(&self, site: usize) -> u32 {
         self.policies.pools.get(&self.names[site]).map_or(0, Policy::most)
     }
 
-    /// Looks at everything, as the real observer does.
+    /// Makes an observation like the real observer.
     fn observe(&mut self, sites: &mut [Site<'_>]) -> Observation {
         let now = sites[0].wall();
         let (mut missing, mut pools, mut listed) = (Vec::new(), BTreeMap::new(), true);
@@ -106,8 +106,8 @@ impl<'a> Controller<'a> {
         }
     }
 
-    /// Carries out a plan, the starts first and all of a site in one call; notes who did not do as
-    /// told. In bad luck it is killed on the way. Answers whether all went well.
+    /// Carries out a plan, starts first and all of a site in one call, and records the refusals. A
+    /// fault may kill the controller in between. Returns whether all actions succeeded.
     fn act(&mut self, plan: &Plan, sites: &mut [Site<'_>]) -> bool {
         let dies_after = if sites[0].goes_wrong(self.setup.faults.restart_in_plan) {
             sites[0].restarts = true;
@@ -127,14 +127,14 @@ impl<'a> Controller<'a> {
                 if is_start {
                     let starts: Vec<_> = actions.into_iter().filter_map(instance_number).collect();
                     let refused = site.start(&starts);
-                    let error = || Error::no_capacity("starting it", "there is none just now");
+                    let error = || Error::no_capacity("starting", "no capacity (simulated)");
                     refusals.extend(
                         refused
                             .into_iter()
                             .map(|machine| Refusal { id: site.load.id(machine), error: error() }),
                     );
                 } else {
-                    actions.into_iter().for_each(|action| tell(action, site, &mut refusals));
+                    actions.into_iter().for_each(|action| send_order(action, site, &mut refusals));
                 }
             }
         }
@@ -143,11 +143,13 @@ impl<'a> Controller<'a> {
     }
 }
 
-fn tell(action: &Action, site: &mut Site<'_>, refusals: &mut Vec<Refusal>) {
+fn send_order(action: &Action, site: &mut Site<'_>, refusals: &mut Vec<Refusal>) {
     let Some(machine) = instance_number(action) else { return };
     let faults = &site.setup.faults;
-    let failed =
-        || Refusal { id: action.id().to_owned(), error: Error::unavailable("telling it", "bad luck") };
+    let failed = || Refusal {
+        id: action.id().to_owned(),
+        error: Error::unavailable("sending the order", "simulated fault"),
+    };
     if site.goes_wrong(faults.call_errors) {
         refusals.push(failed());
         return;
@@ -175,7 +177,7 @@ impl Driver for Controller<'_> {
         self.history = history.remember(&plan);
         for (number, site) in sites.iter_mut().enumerate() {
             site.limit = self.max(number) as usize;
-            self.rests_with[number] =
+            self.settles_with[number] =
                 plan.pools.get(&self.names[number]).map_or(0, |pool| pool.clamped as usize);
         }
         self.listed = seen.instances.unwrap_or_default();
@@ -199,7 +201,7 @@ impl Driver for Controller<'_> {
         })
     }
 
-    /// As [`Store`](crate::policy::Store) does: the last good text stays in force.
+    /// Does what [`Store`](crate::policy::Store) does: the last valid text stays in force.
     fn edit(&mut self, text: &str) {
         let policy = parse(Path::new("pool.toml"), text);
         self.is_good = policy.is_ok();
@@ -209,8 +211,7 @@ impl Driver for Controller<'_> {
         }
     }
 
-    /// What it learnt is read from its file, and the policy from the other one, which may have
-    /// become bad meanwhile.
+    /// Reads the memory, unless it is lost, and the policy file, which may have become invalid.
     fn restart(&mut self, sites: &mut [Site<'_>]) {
         self.reports = Reports::default();
         let is_lost = sites[0].goes_wrong(self.setup.faults.lost_learnt);
@@ -222,8 +223,8 @@ impl Driver for Controller<'_> {
         }
     }
 
-    fn rests_with(&self, site: usize) -> usize {
-        self.rests_with[site]
+    fn settles_with(&self, site: usize) -> usize {
+        self.settles_with[site]
     }
 }
 
@@ -231,7 +232,7 @@ fn new_history(setup: &Setup) -> History {
     History::new(3 * setup.tick + Duration::from_secs(60))
 }
 
-/// The number of the instance that an action is about, from zero.
+/// Index of the instance that an action is about.
 fn instance_number(action: &Action) -> Option<usize> {
     let (_pool, number) = action.id().rsplit_once('-')?;
     number.parse::<usize>().ok()?.checked_sub(1)

@@ -1,4 +1,4 @@
-//! One run: a site for each pool, and who drives them.
+//! A run: a site for each pool, and the driver.
 
 use chrono::{DateTime, Utc};
 use eirs_platform::job;
@@ -10,57 +10,57 @@ use super::{
     site::Site,
 };
 
-/// Who decides how many instances there are.
+/// Decides how many instances run.
 pub(super) trait Driver {
-    /// Looks, and gives orders; answers when to look again if nothing happens before.
+    /// Observes and gives orders. Returns the time of the next pass, unless an event comes before.
     fn pass(&mut self, sites: &mut [Site<'_>]) -> Again;
 
-    /// Whether it hears reports and the doorbell, and stops what has drained.
+    /// Whether it receives reports and doorbells, and stops drained machines.
     fn listens(&self) -> bool {
         false
     }
 
-    /// Hears reports that nothing held up, with the times of their sending by the queue's clock;
-    /// answers whether it will look at once.
+    /// Receives reports, with their send times on the queue's clock. Returns whether it makes a
+    /// pass now.
     fn hear(&mut self, _mail: Vec<(job::Event, DateTime<Utc>)>, _now: DateTime<Utc>) -> bool {
         false
     }
 
-    /// The policy's file has a new text.
+    /// Reads a new text of the policy file.
     fn edit(&mut self, _text: &str) {}
 
-    /// It was killed, and was started again without its memory.
+    /// Restarts after it was killed, without its state.
     fn restart(&mut self, _sites: &mut [Site<'_>]) {}
 
-    /// With this number of instances on a site, and no work, it is at rest.
-    fn rests_with(&self, _site: usize) -> usize {
+    /// Number of instances of a site with which the run may end when there are no jobs.
+    fn settles_with(&self, _site: usize) -> usize {
         0
     }
 }
 
-/// When a driver looks again.
+/// The time of a driver's next pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Again {
-    /// Once more now: it did something and wants to see what came of it.
+    /// Now, to see the result of its actions.
     Now,
-    /// At this moment.
+    /// At this time.
     At(Micros),
 }
 
-/// After the last request a run goes on for this long at most, and for as long as one instance
-/// alone would need for everything.
+/// Maximum time that a run continues after the end of the trace, in addition to the time that a
+/// single instance would need for all work.
 const AFTERMATH: Micros = 3_600_000_000;
-/// A driver that looks more often at one moment will never have enough.
+/// Number of passes at the same time after which the driver counts as never settling.
 const MOST_PASSES: u32 = 30;
 
-/// Runs a load under a driver until all requests have ended and the driver is at rest. With
-/// `samples` it is noted that often how things stand.
+/// Runs a load under a driver until all requests have ended and the driver has settled. If
+/// `samples` is not 0, about this many samples are recorded.
 pub(super) fn run(load: &Load<'_>, driver: &mut dyn Driver, samples: u32) -> Outcome {
     let mut outcomes = run_together(std::slice::from_ref(load), driver, samples);
     outcomes.pop().expect("a load has an outcome")
 }
 
-/// Runs several loads, a site for each, under one driver.
+/// Runs several loads, each on its own site, under one driver.
 pub(super) fn run_together(loads: &[Load<'_>], driver: &mut dyn Driver, samples: u32) -> Vec<Outcome> {
     let listens = driver.listens();
     let mut sites: Vec<_> =
@@ -77,10 +77,11 @@ pub(super) fn run_together(loads: &[Load<'_>], driver: &mut dyn Driver, samples:
             sites.iter().enumerate().filter_map(|(number, site)| Some((site.next()?, number))).min();
         let (next_event, site) = next_site.unwrap_or((Micros::MAX, 0));
         let next = next_event.min(next_pass).min(next_sample);
-        let is_at_rest =
-            || sites.iter().enumerate().all(|(n, site)| site.is_done() && site.alive <= driver.rests_with(n));
-        // Who kept instances pays for them until the end of the trace.
-        if next > last || (now >= length && is_at_rest()) {
+        let has_settled = || {
+            sites.iter().enumerate().all(|(n, site)| site.is_done() && site.alive <= driver.settles_with(n))
+        };
+        // Instances are paid for until the end of the trace, if they are kept.
+        if next > last || (now >= length && has_settled()) {
             break;
         }
         if next > now {
@@ -95,11 +96,11 @@ pub(super) fn run_together(loads: &[Load<'_>], driver: &mut dyn Driver, samples:
             next_sample += step;
             continue;
         }
-        // At the same moment things happen before anybody looks.
+        // Events at the same time come before passes.
         if next == next_event {
             sites[site].step(now);
-            // Whatever happens before anybody looks needs nobody else, until the trace ends and the
-            // run may, too.
+            // With a single site, events up to the next pass can be processed together, but not
+            // beyond the end of the trace, where the run may end.
             if let [alone] = &mut sites[..] {
                 alone.step_until(next_pass.min(next_sample).min(length).min(last));
                 now = alone.now;
@@ -115,17 +116,17 @@ pub(super) fn run_together(loads: &[Load<'_>], driver: &mut dyn Driver, samples:
                 Again::At(at) => at.max(now + 1),
                 Again::Now if passes < MOST_PASSES => now,
                 Again::Now => {
-                    sites[0].wrong.push(format!("at {} s: it never comes to rest", now / 1_000_000));
+                    sites[0].wrong.push(format!("at {} s: the driver never settles", now / 1_000_000));
                     now + 1_000_000
                 }
             };
         }
-        // One that is down already is not killed again.
+        // A controller that is down already is not killed again.
         if std::mem::take(&mut sites[0].restarts) && down_until.is_none() {
             down_until = Some(now + micros(setup.faults.downtime));
         }
         if let Some(until) = down_until {
-            // Reports wait in their queue until somebody reads them.
+            // Reports wait in the queue until the controller is back.
             next_pass = until;
             continue;
         }

@@ -1,8 +1,8 @@
-//! The place where a simulation happens: a request queue, machines that drink from it, and web that
-//! counts what comes.
+//! The site of a simulation: a job queue, machines that receive jobs from it, and a web host that
+//! counts arrivals.
 //!
-//! Time is virtual and events are taken in order. What becomes of jobs is in `jobs`, what a driver
-//! may order of the machines in `fleet`, what they and web report in `reports`.
+//! Time is virtual, and events are processed in order. `jobs` handles jobs, `fleet` the orders of a
+//! driver to machines, `reports` the reports of machines and web host.
 
 mod jobs;
 
@@ -29,8 +29,7 @@ use super::{
 };
 use crate::fleet::State;
 
-/// What happens at a moment that was fixed before. A machine's events are of one of its lives and
-/// void in the next one.
+/// A scheduled event. Events of a machine belong to one of its lives, and are void in the next one.
 #[derive(Debug, Clone, Copy)]
 enum Event {
     Ready {
@@ -66,7 +65,7 @@ enum Event {
         machine: u32,
         life: u32,
     },
-    /// A job whose lease nobody renews any more.
+    /// The lease of a job expires.
     Reappear {
         job: u32,
     },
@@ -81,42 +80,42 @@ enum Event {
     },
 }
 
-/// An event, and when it happens: of several at one moment, the one that was fixed first. In a heap
-/// the next one is the greatest.
+/// An event with its time. Of several events at the same time, the one that was scheduled first
+/// comes first. In a heap the next event is the greatest.
 #[derive(Debug, Clone, Copy)]
-struct Fixed {
+struct Scheduled {
     at: Micros,
     number: u64,
     event: Event,
 }
 
-impl Fixed {
+impl Scheduled {
     fn key(&self) -> Reverse<u128> {
         Reverse(u128::from(self.at) << 64 | u128::from(self.number))
     }
 }
 
-impl PartialEq for Fixed {
+impl PartialEq for Scheduled {
     fn eq(&self, other: &Self) -> bool {
         self.key() == other.key()
     }
 }
 
-impl Eq for Fixed {}
+impl Eq for Scheduled {}
 
-impl PartialOrd for Fixed {
+impl PartialOrd for Scheduled {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Fixed {
+impl Ord for Scheduled {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.key().cmp(&other.key())
     }
 }
 
-/// Whose clock it is.
+/// A host with its own clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Host {
     Queue,
@@ -124,12 +123,12 @@ pub(super) enum Host {
     Machine(u32),
 }
 
-/// What a machine does.
+/// What a machine is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Power {
     Off,
     Booting,
-    /// It was started and will never be ready.
+    /// Was started and will never be ready.
     Dead,
     Serving,
     Draining,
@@ -137,20 +136,20 @@ pub(super) enum Power {
     Stopping,
 }
 
-/// One instance and the worker on it.
+/// An instance and its worker.
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) power: Power,
-    /// What the fleet says that it was told.
+    /// State in the fleet, according to the last order.
     state: State,
     since: DateTime<Utc>,
     drain_until: Option<DateTime<Utc>>,
     generation: u64,
     model: String,
     crashes: u32,
-    /// Since its last start, or stop.
+    /// Counts the starts and stops, so that events of an earlier life are void.
     life: u32,
-    /// The order of this life's start among all starts.
+    /// Number of the last start among all starts.
     pub(super) started_as: u64,
     ordered: Option<Micros>,
     last_done: Option<Micros>,
@@ -158,7 +157,7 @@ pub(super) struct Machine {
     held: Vec<Held>,
     done: u64,
     idle_since: Option<Micros>,
-    told_idle: bool,
+    reported_idle: bool,
     checks_idle: bool,
     times_ms: Vec<f32>,
 }
@@ -169,67 +168,66 @@ struct Held {
     taken: Micros,
 }
 
-/// The queue, the machines, and what came of it so far.
+/// The queue, the machines, and the results so far.
 #[derive(Debug)]
 pub(super) struct Site<'a> {
     pub(super) load: &'a Load<'a>,
     pub(super) setup: &'a Setup,
     pub(super) now: Micros,
-    /// What the clocks show more than they should, in microseconds.
+    /// Deviation of the controller's clock, in microseconds.
     clock_error: i64,
-    /// Its number among the sites of a run; bad luck that concerns the controller is the first
-    /// one's.
+    /// Number of the site in the run. Faults of the controller belong to the first site.
     number: usize,
-    events: BinaryHeap<Fixed>,
+    events: BinaryHeap<Scheduled>,
     scheduled: u64,
     arrived: usize,
     pub(super) ended: usize,
     /// Jobs that can be received, in order.
     waiting: VecDeque<u32>,
     pub(super) machines: Vec<Machine>,
-    /// How many of them are parked; the others are launched when they are needed.
+    /// Number of parked machines; the others are launched on demand.
     pub(super) parked: usize,
-    /// What a launch takes longer than a start of a parked one.
+    /// Additional start delay of a launched machine.
     launch_extra: Micros,
-    /// A machine for each slot that could take a job now.
+    /// A machine for each slot that could receive a job now.
     free: Vec<u32>,
     pub(super) alive: usize,
-    /// Nobody but a controller asks drained instances to stop: without one they stop by themselves.
+    /// Whether drained machines stop by themselves, as only the controller stops them.
     stops_by_itself: bool,
     listens: bool,
     web: Web,
-    /// Reports on their way, and when they were sent.
+    /// Reports under way, with the time at which they were sent.
     mail: Vec<(job::Event, DateTime<Utc>)>,
-    /// Set when the controller is to be killed and started again.
+    /// Set when the controller must be killed and restarted.
     pub(super) restarts: bool,
-    /// Set when the policy's file has a new text: which of the edits.
+    /// Set when the policy file has a new text: the number of the edit.
     pub(super) edited: Option<usize>,
     throttle: Throttle,
     dispatch: Chance,
     victims: Chance,
     faults: Chance,
     depths: VecDeque<(Micros, Depth)>,
-    /// Jobs that were in the system, times microseconds.
+    /// Integral of the number of jobs in the system over time, in job microseconds.
     pub(super) job_micros: u128,
-    /// From arrival to result in seconds, by job; NaN where there is none yet.
+    /// Latency of each job in seconds; NaN without a result.
     pub(super) latencies_s: Vec<f32>,
     pub(super) killed: u64,
     pub(super) redelivered: u64,
     pub(super) starts: u64,
     pub(super) billed: Micros,
-    /// The part of that for those that were launched.
+    /// Part of `billed` for launched machines.
     pub(super) billed_launched: Micros,
-    /// Orders that were given to instances.
+    /// Number of orders to instances.
     pub(super) orders: u64,
-    /// From when to when each instance ran.
+    /// Begin and end of each run of a machine.
     pub(super) spans: Vec<(Micros, Micros)>,
-    /// From its order to the end of its last job, for each that had one.
+    /// From the start order to the end of the last job, for each run with a job.
     pub(super) worked: Vec<(Micros, Micros)>,
-    /// The sum of the times that instances ran, and what is billed beyond that is by the minimum.
+    /// Sum of the times that machines ran, without the rest of billing minimums.
     pub(super) ran: Micros,
-    /// Never more than this may be alive by an order to start.
+    /// Maximum number of machines that may be alive after a start.
     pub(super) limit: usize,
-    /// Orders that nobody should have given, in sentences.
+    /// Actions that are never right, one sentence each.
     pub(super) wrong: Vec<String>,
     pub(super) samples: Vec<Sample>,
 }
@@ -307,8 +305,7 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// What the clock of a host shows: of the queue, of web, or of a machine. It differs from the
-    /// controller's, as far as clocks disagree at all.
+    /// Time on the clock of a host, which may differ from the controller's by up to `clock_skew`.
     pub(super) fn clock_of(&self, host: Host) -> DateTime<Utc> {
         let most = micros(self.setup.faults.clock_skew);
         if most == 0 {
@@ -323,7 +320,7 @@ impl<'a> Site<'a> {
         self.wall() + TimeDelta::microseconds(((2.0 * chance - 1.0) * most as f64) as i64)
     }
 
-    /// What the controller's clock shows.
+    /// Time on the controller's clock.
     pub(super) fn wall(&self) -> DateTime<Utc> {
         let micros = i64::try_from(self.now).unwrap_or(i64::MAX).saturating_add(self.clock_error);
         self.load.trace.starts_at + TimeDelta::microseconds(micros)
@@ -331,10 +328,10 @@ impl<'a> Site<'a> {
 
     fn at(&mut self, at: Micros, event: Event) {
         self.scheduled += 1;
-        self.events.push(Fixed { at, number: self.scheduled, event });
+        self.events.push(Scheduled { at, number: self.scheduled, event });
     }
 
-    /// When the next thing happens.
+    /// Time of the next event or arrival.
     pub(super) fn next(&self) -> Option<Micros> {
         let arrival = self.load.trace.arrivals.get(self.arrived).copied();
         let event = self.events.peek().map(|fixed| fixed.at);
@@ -344,32 +341,33 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// Lets time pass up to a moment before which nothing happens.
+    /// Advances the time to `to`, before which there are no events.
     pub(super) fn advance(&mut self, to: Micros) {
         self.job_micros += u128::from(to.saturating_sub(self.now)) * (self.arrived - self.ended) as u128;
         self.now = self.now.max(to);
     }
 
-    /// Lets happen what happens before this moment and concerns nobody else: until somebody sends a
-    /// report, or the controller or its policy is struck.
+    /// Processes the events before `end` that concern only this site: until a report is sent, the
+    /// controller is killed or its policy is edited.
     pub(super) fn step_until(&mut self, end: Micros) {
-        let concerns_others = |site: &Self| !site.mail.is_empty() || site.restarts || site.edited.is_some();
-        while let Some(now) = self.next().filter(|now| *now < end && !concerns_others(self)) {
+        let concerns_other_sites =
+            |site: &Self| !site.mail.is_empty() || site.restarts || site.edited.is_some();
+        while let Some(now) = self.next().filter(|now| *now < end && !concerns_other_sites(self)) {
             self.step(now);
         }
     }
 
-    /// Lets the next thing happen, which happens now.
+    /// Processes the next event or arrival, whose time is `now`.
     pub(super) fn step(&mut self, now: Micros) {
         self.advance(now);
         if self.load.trace.arrivals.get(self.arrived) == Some(&now) {
             self.arrive();
-        } else if let Some(Fixed { event, .. }) = self.events.pop() {
-            self.happen(event);
+        } else if let Some(Scheduled { event, .. }) = self.events.pop() {
+            self.handle(event);
         }
     }
 
-    fn happen(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         match event {
             Event::Ready { machine, life } if self.lives(machine, life) => self.become_ready(machine),
             Event::Done { machine, life, job } if self.lives(machine, life) => self.finish(machine, job),
@@ -380,7 +378,7 @@ impl<'a> Site<'a> {
             Event::Vanish { machine, life } if self.lives(machine, life) && !self.is_calm() => {
                 self.vanish(machine);
             }
-            Event::Gone { machine, life } if self.lives(machine, life) => self.be_gone(machine),
+            Event::Gone { machine, life } if self.lives(machine, life) => self.finish_stop(machine),
             Event::Reappear { job } => {
                 self.redelivered += 1;
                 self.offer(job);
@@ -403,10 +401,10 @@ impl<'a> Site<'a> {
     }
 
     fn become_ready(&mut self, machine: u32) {
-        let it = &mut self.machines[machine as usize];
-        it.power = Power::Serving;
-        it.idle_since = Some(self.now);
-        let life = it.life;
+        let m = &mut self.machines[machine as usize];
+        m.power = Power::Serving;
+        m.idle_since = Some(self.now);
+        let life = m.life;
         if let Some(mean) = self.setup.faults.vanish_after {
             let lived = super::setup::Distribution { mean, shape: super::setup::Shape::Exponential };
             let lived = micros(lived.draw(&mut self.faults));
@@ -421,17 +419,17 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// Whether nothing goes wrong any more.
+    /// Whether no more new faults occur.
     fn is_calm(&self) -> bool {
         self.setup.faults.until.is_some_and(|until| self.now >= micros(until))
     }
 
-    /// Whether something goes wrong that does so in this share of cases.
+    /// Whether a fault with this probability occurs.
     pub(super) fn goes_wrong(&mut self, share: f64) -> bool {
         !self.is_calm() && self.faults.happens(share)
     }
 
-    /// A whole number below this one, of what goes wrong.
+    /// A random integer below `most`, from the stream of faults.
     pub(super) fn any_below(&mut self, most: usize) -> usize {
         self.faults.below(most)
     }
@@ -444,7 +442,7 @@ impl<'a> Site<'a> {
         self.at(self.now.saturating_add(every.max(1)), Event::ClockJump);
     }
 
-    /// Whether every request has arrived and come to its end.
+    /// Whether all requests have arrived and ended.
     pub(super) fn is_done(&self) -> bool {
         self.ended == self.load.trace.arrivals.len()
     }
@@ -453,20 +451,20 @@ impl<'a> Site<'a> {
         !self.mail.is_empty()
     }
 
-    /// Reports that were sent since this was last asked.
+    /// Takes the reports that were sent since the last call.
     pub(super) fn take_mail(&mut self) -> Vec<(job::Event, DateTime<Utc>)> {
         std::mem::take(&mut self.mail)
     }
 
-    /// Bills what still runs; the run is over.
+    /// Bills the machines that still run, at the end of the run.
     pub(super) fn close(&mut self) {
         (0..self.machines.len() as u32).for_each(|machine| self.bill(machine));
     }
 
-    /// Notes how things stand, for a picture.
+    /// Records a sample of the state.
     pub(super) fn sample(&mut self) {
         let count =
-            |power: &[Power]| self.machines.iter().filter(|it| power.contains(&it.power)).count() as u32;
+            |power: &[Power]| self.machines.iter().filter(|m| power.contains(&m.power)).count() as u32;
         let depth = self.depth();
         self.samples.push(Sample {
             at: self.now,

@@ -136,7 +136,7 @@ impl Site<'_> {
         m.started_as = starts;
         (m.ordered, m.last_done) = (Some(now), None);
         m.stops_when_drained = false;
-        (m.done, m.idle_since, m.told_idle, m.checks_idle) = (0, None, false, false);
+        (m.done, m.idle_since, m.reported_idle, m.checks_idle) = (0, None, false, false);
         m.times_ms.clear();
         m.life += 1;
         let (machine, life) = (machine as u32, m.life);
@@ -253,7 +253,7 @@ impl Site<'_> {
         self.at(self.now + delay, Event::Gone { machine, life });
     }
 
-    pub(super) fn be_gone(&mut self, machine: u32) {
+    pub(super) fn finish_stop(&mut self, machine: u32) {
         let wall = self.wall();
         self.alive -= 1;
         let m = &mut self.machines[machine as usize];
@@ -351,7 +351,7 @@ impl Machine {
             held: Vec::new(),
             done: 0,
             idle_since: None,
-            told_idle: false,
+            reported_idle: false,
             checks_idle: false,
             times_ms: Vec::new(),
         }

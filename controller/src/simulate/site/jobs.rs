@@ -1,4 +1,4 @@
-//! The request queue: who gets a job, what becomes of it, and what the queue says lies in it.
+//! The job queue: dispatches jobs, takes them back, and reports its depth.
 
 use eirs_platform::queue::Depth;
 
@@ -15,8 +15,7 @@ impl Site<'_> {
         self.offer(job);
     }
 
-    /// A job can be received; one that asks for it gets it. Who that is among several nobody can
-    /// tell.
+    /// Makes a job available. If several slots wait for one, a random slot gets it.
     pub(super) fn offer(&mut self, job: u32) {
         if self.free.is_empty() {
             self.waiting.push_back(job);
@@ -29,10 +28,10 @@ impl Site<'_> {
 
     pub(super) fn give(&mut self, machine: u32, job: u32) {
         let done = self.now + Micros::from(self.load.service[job as usize]);
-        let it = &mut self.machines[machine as usize];
-        it.held.push(Held { job, taken: self.now });
-        it.idle_since = None;
-        let life = it.life;
+        let m = &mut self.machines[machine as usize];
+        m.held.push(Held { job, taken: self.now });
+        m.idle_since = None;
+        let life = m.life;
         self.at(done, Event::Done { machine, life, job });
     }
 
@@ -44,36 +43,35 @@ impl Site<'_> {
         self.latencies_s[job as usize] = ((now - arrived) as f64 / 1e6) as f32;
         self.ended += 1;
         let listens = self.listens;
-        let it = &mut self.machines[machine as usize];
-        let Some(place) = it.held.iter().position(|held| held.job == job) else { return };
-        let held = it.held.swap_remove(place);
-        it.done += 1;
-        it.last_done = Some(now);
-        if listens && it.times_ms.len() < reports::MOST_TIMES {
-            it.times_ms.push((now - held.taken) as f32 / 1e3);
+        let m = &mut self.machines[machine as usize];
+        let Some(place) = m.held.iter().position(|held| held.job == job) else { return };
+        let held = m.held.swap_remove(place);
+        m.done += 1;
+        m.last_done = Some(now);
+        if listens && m.times_ms.len() < reports::MOST_TIMES {
+            m.times_ms.push((now - held.taken) as f32 / 1e3);
         }
-        if it.power == Power::Serving {
+        if m.power == Power::Serving {
             self.ask(machine);
-        } else if it.held.is_empty() {
+        } else if m.held.is_empty() {
             self.become_drained(machine);
         }
     }
 
-    /// A free slot asks for a job.
+    /// A free slot requests a job.
     pub(super) fn ask(&mut self, machine: u32) {
         if let Some(job) = self.waiting.pop_front() {
             return self.give(machine, job);
         }
         self.free.push(machine);
-        let it = &mut self.machines[machine as usize];
-        if it.held.is_empty() {
-            it.idle_since = Some(self.now);
+        let m = &mut self.machines[machine as usize];
+        if m.held.is_empty() {
+            m.idle_since = Some(self.now);
             self.expect_idle_check(machine);
         }
     }
 
-    /// What it holds comes back to the queue when nobody has renewed the lease for a visibility
-    /// time-out.
+    /// Returns the jobs of a machine to the queue once their leases have expired.
     pub(super) fn lose(&mut self, machine: u32) -> u64 {
         let (heartbeat, visibility) = (micros(self.setup.heartbeat).max(1), micros(self.setup.visibility));
         let held = std::mem::take(&mut self.machines[machine as usize].held);
@@ -84,21 +82,20 @@ impl Site<'_> {
         held.len() as u64
     }
 
-    /// At its own deadline a draining worker releases what it holds: it can be received again at
-    /// once.
+    /// Returns the jobs of a draining worker to the queue at once, at the worker's own deadline.
     pub(super) fn give_back(&mut self, machine: u32) {
         if self.machines[machine as usize].power != Power::Draining {
             return;
         }
         let held = std::mem::take(&mut self.machines[machine as usize].held);
         self.redelivered += held.len() as u64;
-        // What it did so far was for nothing: its results must not count.
+        // The jobs that it has worked on must not end in this life.
         self.machines[machine as usize].life += 1;
         held.into_iter().for_each(|held| self.offer(held.job));
         self.become_drained(machine);
     }
 
-    /// What lies in the queue in truth.
+    /// The true depth of the queue.
     pub(in crate::simulate) fn depth(&self) -> Depth {
         let visible = self.waiting.len();
         Depth { visible: visible as u64, in_flight: (self.arrived - self.ended - visible) as u64 }
@@ -113,7 +110,7 @@ impl Site<'_> {
         self.at(self.now + 1_000_000, Event::NoteDepth);
     }
 
-    /// What the queue says lies in it: late, off, nothing at all, or a failure.
+    /// The depth that the queue reports: late, inaccurate, zero or an error.
     pub(in crate::simulate) fn read_depth(&mut self) -> Result<Depth, String> {
         let faults = &self.setup.faults;
         if self.goes_wrong(faults.depth_errors) {

@@ -77,7 +77,7 @@ impl Site<'_> {
     /// Schedules the report of a worker that becomes idle.
     pub(super) fn expect_idle_check(&mut self, machine: u32) {
         let m = &mut self.machines[machine as usize];
-        if self.listens && !m.told_idle && !m.checks_idle {
+        if self.listens && !m.reported_idle && !m.checks_idle {
             m.checks_idle = true;
             let life = m.life;
             self.at(self.now + IDLE_AFTER, Event::IdleCheck { machine, life });
@@ -88,7 +88,9 @@ impl Site<'_> {
         let m = &mut self.machines[machine as usize];
         m.checks_idle = false;
         let (life, power) = (m.life, m.power);
-        let Some(since) = m.idle_since.filter(|_| power == Power::Serving && !m.told_idle) else { return };
+        let Some(since) = m.idle_since.filter(|_| power == Power::Serving && !m.reported_idle) else {
+            return;
+        };
         if since + IDLE_AFTER <= self.now {
             return self.report(machine);
         }
@@ -103,7 +105,7 @@ impl Site<'_> {
         let at = self.clock_of(Host::Machine(machine));
         let m = &mut self.machines[machine as usize];
         let idle_for = m.idle_since.map(|since| self.now - since);
-        m.told_idle = idle_for.is_some_and(|idle| idle >= IDLE_AFTER);
+        m.reported_idle = idle_for.is_some_and(|idle| idle >= IDLE_AFTER);
         let report = WorkerReport {
             v: VERSION,
             instance: self.load.id(machine as usize),

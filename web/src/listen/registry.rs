@@ -127,9 +127,9 @@ pub(super) struct Connection {
     pub(super) close: CancellationToken,
 }
 
-/// The admission of a connection; dropping it frees the place of the connection.
+/// The registration of a connection; dropping it frees the place of the connection.
 #[derive(Debug)]
-pub(super) struct Admission {
+pub(super) struct Registration {
     registry: Arc<Registry>,
     number: u64,
     pub(super) connection: Arc<Connection>,
@@ -152,9 +152,9 @@ impl Registry {
         u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX) + 1
     }
 
-    /// Gives a place to a connection, or returns why not. If all places are taken, closes the
+    /// Registers a connection, or returns why not. If all places are taken, closes the
     /// connection that has been idle the longest.
-    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admission, Full> {
+    pub(super) fn register(self: &Arc<Self>, address: IpAddr) -> Result<Registration, Full> {
         let address = address.to_canonical();
         let is_counted = !self.limits.trusted_proxies.iter().any(|network| network.contains(&address));
         let address = counted_as(address);
@@ -183,7 +183,7 @@ impl Registry {
         state.connections.insert(number, connection.clone());
         self.counts.opened();
         *state.addresses.entry(address).or_default() += 1;
-        Ok(Admission { registry: self.clone(), number, connection })
+        Ok(Registration { registry: self.clone(), number, connection })
     }
 
     /// Closes the connection that has been idle the longest, because a resource that connections
@@ -251,14 +251,14 @@ impl Connection {
     }
 }
 
-impl Drop for Admission {
+impl Drop for Registration {
     fn drop(&mut self) {
         self.registry.lock().remove(self.number);
         self.registry.counts.ended();
     }
 }
 
-impl Admission {
+impl Registration {
     /// Records that a request has arrived.
     pub(super) fn request(&self, version: Version) -> RequestGuard {
         let connection = &self.connection;
@@ -377,55 +377,57 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_address_has_its_own_maximum_of_connections() {
         let registry = registry(100, 3);
-        let admissions: Vec<_> = (0..3).map(|_| registry.admit(ip("192.0.2.1")).unwrap()).collect();
-        assert_eq!(registry.admit(ip("192.0.2.1")).unwrap_err(), Full::Address);
-        assert_eq!(registry.admit(ip("::ffff:192.0.2.1")).unwrap_err(), Full::Address);
-        assert!(registry.admit(ip("192.0.2.2")).is_ok());
-        let proxied: Vec<_> = (0..9).map(|_| registry.admit(ip("10.1.2.3")).unwrap()).collect();
+        let registrations: Vec<_> = (0..3).map(|_| registry.register(ip("192.0.2.1")).unwrap()).collect();
+        assert_eq!(registry.register(ip("192.0.2.1")).unwrap_err(), Full::Address);
+        assert_eq!(registry.register(ip("::ffff:192.0.2.1")).unwrap_err(), Full::Address);
+        assert!(registry.register(ip("192.0.2.2")).is_ok());
+        let proxied: Vec<_> = (0..9).map(|_| registry.register(ip("10.1.2.3")).unwrap()).collect();
         assert_eq!(proxied.len(), 9, "clients of a proxy share its address");
-        drop(admissions);
-        assert!(registry.admit(ip("192.0.2.1")).is_ok());
+        drop(registrations);
+        assert!(registry.register(ip("192.0.2.1")).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn when_all_places_are_taken_the_longest_idle_connection_is_closed_but_no_busy_one() {
         let registry = registry(3, 100);
-        let busy = registry.admit(ip("192.0.2.1")).unwrap();
+        let busy = registry.register(ip("192.0.2.1")).unwrap();
         let request = busy.request(Version::HTTP_11);
         tokio::time::advance(Duration::from_secs(1)).await;
-        let old = registry.admit(ip("192.0.2.2")).unwrap();
+        let old = registry.register(ip("192.0.2.2")).unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;
-        let young = registry.admit(ip("192.0.2.3")).unwrap();
-        let newcomer = registry.admit(ip("192.0.2.4")).unwrap();
-        let left = |admission: &Admission| admission.connection.close.is_cancelled();
+        let young = registry.register(ip("192.0.2.3")).unwrap();
+        let newcomer = registry.register(ip("192.0.2.4")).unwrap();
+        let left = |registration: &Registration| registration.connection.close.is_cancelled();
         assert_eq!([left(&busy), left(&old), left(&young), left(&newcomer)], [false, true, false, false]);
         let _requests = (young.request(Version::HTTP_11), newcomer.request(Version::HTTP_11));
         drop(old);
-        assert_eq!(registry.admit(ip("192.0.2.5")).unwrap_err(), Full::All);
+        assert_eq!(registry.register(ip("192.0.2.5")).unwrap_err(), Full::All);
         drop(request);
-        assert!(registry.admit(ip("192.0.2.5")).is_ok());
+        assert!(registry.register(ip("192.0.2.5")).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_the_most_recently_used_idle_connections_are_kept() {
         let registry = registry(1000, 1000);
-        let admissions: Vec<_> = (0..5).map(|_| registry.admit(ip("192.0.2.1")).unwrap()).collect();
-        let left = || admissions.iter().filter(|admission| admission.connection.close.is_cancelled()).count();
-        for admission in &admissions {
-            drop(admission.request(Version::HTTP_11));
+        let registrations: Vec<_> = (0..5).map(|_| registry.register(ip("192.0.2.1")).unwrap()).collect();
+        let left = || {
+            registrations.iter().filter(|registration| registration.connection.close.is_cancelled()).count()
+        };
+        for registration in &registrations {
+            drop(registration.request(Version::HTTP_11));
             tokio::time::advance(Duration::from_millis(10)).await;
         }
         assert_eq!(left(), 3);
         // A connection with many requests counts once.
         for _ in 0..100 {
-            drop(admissions[4].request(Version::HTTP_11));
+            drop(registrations[4].request(Version::HTTP_11));
             tokio::time::advance(Duration::from_millis(10)).await;
         }
         assert_eq!((left(), registry.lock().kept), (3, 2));
-        let busy = admissions[4].request(Version::HTTP_11);
+        let busy = registrations[4].request(Version::HTTP_11);
         assert_eq!(registry.lock().kept, 1);
         drop(busy);
-        drop(admissions);
+        drop(registrations);
         let state = registry.lock();
         assert_eq!((state.kept, state.connections.len(), state.addresses.len()), (0, 0, 0));
         assert!(state.order.len() < 100, "{}", state.order.len());
@@ -434,25 +436,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_deadline_depends_on_what_the_connection_waits_for() {
         let registry = registry(3, 3);
-        let admission = registry.admit(ip("192.0.2.1")).unwrap();
-        let in_s = |admission: &Admission| {
-            admission.deadline().map(|(at, _)| (at - Instant::now()).as_secs_f64().round())
+        let registration = registry.register(ip("192.0.2.1")).unwrap();
+        let in_s = |registration: &Registration| {
+            registration.deadline().map(|(at, _)| (at - Instant::now()).as_secs_f64().round())
         };
-        assert_eq!(in_s(&admission), Some(10.0), "the first header");
-        let request = admission.request(Version::HTTP_11);
-        assert_eq!(in_s(&admission), None, "a request is in flight");
-        admission.record_unread(true);
-        assert_eq!(in_s(&admission), Some(30.0), "its answer is not read");
-        admission.record_unread(false);
+        assert_eq!(in_s(&registration), Some(10.0), "the first header");
+        let request = registration.request(Version::HTTP_11);
+        assert_eq!(in_s(&registration), None, "a request is in flight");
+        registration.record_unread(true);
+        assert_eq!(in_s(&registration), Some(30.0), "its answer is not read");
+        registration.record_unread(false);
         drop(request);
-        assert_eq!(in_s(&admission), Some(75.0), "the next request");
+        assert_eq!(in_s(&registration), Some(75.0), "the next request");
         tokio::time::advance(Duration::from_secs(20)).await;
-        admission.record_read();
+        registration.record_read();
         tokio::time::advance(Duration::from_secs(5)).await;
-        admission.record_read();
-        assert_eq!(in_s(&admission), Some(5.0), "the rest of the header");
-        drop(admission.request(Version::HTTP_2));
-        admission.record_read();
-        assert_eq!(in_s(&admission), Some(75.0), "HTTP/2 sends bytes even without a request");
+        registration.record_read();
+        assert_eq!(in_s(&registration), Some(5.0), "the rest of the header");
+        drop(registration.request(Version::HTTP_2));
+        registration.record_read();
+        assert_eq!(in_s(&registration), Some(75.0), "HTTP/2 sends bytes even without a request");
     }
 }

@@ -31,7 +31,7 @@ use super::{
     arriving::Arriving,
     lent::lend,
     refusing::{problem_of, refuse},
-    registry::{Admission, Full, Limits, Registry, RequestGuard},
+    registry::{Full, Limits, Registration, Registry, RequestGuard},
     stream::{Stream, Wire},
     tls::{Greeted, Tls},
 };
@@ -113,9 +113,9 @@ impl<E: Endpoint<Output = poem::Response> + 'static> Server<E> {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((tcp, peer)) => match shared.registry.admit(peer.ip()) {
-                    Ok(admission) => {
-                        connections.spawn(connection(shared.clone(), tcp, peer, admission));
+                Ok((tcp, peer)) => match shared.registry.register(peer.ip()) {
+                    Ok(registration) => {
+                        connections.spawn(connection(shared.clone(), tcp, peer, registration));
                     }
                     // Not for TLS, where a handshake would have to come first, which is expensive.
                     Err(full) => {
@@ -169,8 +169,8 @@ fn is_of_the_client(error: &io::Error) -> bool {
 
 fn http() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
-    // `registry.rs` has its own deadline for headers: hyper's counts from the end of the last answer
-    // and would close idle connections.
+    // `registry.rs` has its own deadline for headers: hyper's counts from the end of the last
+    // answer, and would close idle connections.
     http.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER);
     http.http2()
         .timer(TokioTimer::new())
@@ -187,17 +187,17 @@ async fn connection<E: Endpoint<Output = poem::Response> + 'static>(
     shared: Arc<Shared<E>>,
     tcp: TcpStream,
     peer: SocketAddr,
-    admission: Admission,
+    registration: Registration,
 ) {
     // Lines and events are small and must not wait for more.
     let _best_effort = tcp.set_nodelay(true);
-    let admission = Arc::new(admission);
+    let registration = Arc::new(registration);
     let served = async {
         match &shared.tls {
-            None => serve(&shared, tcp, peer, &admission, Scheme::HTTP).await,
+            None => serve(&shared, tcp, peer, &registration, Scheme::HTTP).await,
             Some(tls) => match tls.shake_hands(tcp).await {
-                Ok(Greeted::Encrypted(tls)) => serve(&shared, *tls, peer, &admission, Scheme::HTTPS).await,
-                Ok(Greeted::InPlain(tcp)) => serve(&shared, tcp, peer, &admission, Scheme::HTTP).await,
+                Ok(Greeted::Encrypted(tls)) => serve(&shared, *tls, peer, &registration, Scheme::HTTPS).await,
+                Ok(Greeted::InPlain(tcp)) => serve(&shared, tcp, peer, &registration, Scheme::HTTP).await,
                 // Scanners and clients that do not trust the certificate are common.
                 Err(error) => tracing::debug!(%error, "a connection ended before a request"),
             },
@@ -205,7 +205,7 @@ async fn connection<E: Endpoint<Output = poem::Response> + 'static>(
     };
     tokio::select! {
         () = served => {}
-        () = admission.connection.close.cancelled() => {}
+        () = registration.connection.close.cancelled() => {}
         () = shared.cut_off.cancelled() => {}
     }
 }
@@ -214,19 +214,19 @@ async fn serve<E: Endpoint<Output = poem::Response> + 'static>(
     shared: &Arc<Shared<E>>,
     wire: impl Wire,
     peer: SocketAddr,
-    admission: &Arc<Admission>,
+    registration: &Arc<Registration>,
     scheme: Scheme,
 ) {
     let service = {
-        let (shared, admission) = (shared.clone(), admission.clone());
+        let (shared, registration) = (shared.clone(), registration.clone());
         service_fn(move |request: Request<Incoming>| {
-            let busy = || admission.request(request.version());
+            let busy = || registration.request(request.version());
             let (for_body, for_answer) = (busy(), busy());
             answer(shared.clone(), request, peer, scheme.clone(), for_body, for_answer)
                 .map(Ok::<_, Infallible>)
         })
     };
-    let (stream, owner) = lend(Stream::new(wire, admission.clone()));
+    let (stream, owner) = lend(Stream::new(wire, registration.clone()));
     // Boxed so that it can be dropped below, which returns the stream.
     let mut connection = Box::pin(shared.http.serve_connection(TokioIo::new(stream), service));
     let mut ending = pin!(shared.ending.cancelled());
@@ -243,7 +243,7 @@ async fn serve<E: Endpoint<Output = poem::Response> + 'static>(
                 return Poll::Ready(end);
             }
         }
-        let Some((deadline, reason)) = admission.deadline() else { return Poll::Pending };
+        let Some((deadline, reason)) = registration.deadline() else { return Poll::Pending };
         if alarm.deadline() != deadline {
             alarm.as_mut().reset(deadline);
         }

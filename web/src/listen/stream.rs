@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{refusing::own_of_hyper, registry::Admission};
+use super::{refusing::own_of_hyper, registry::Registration};
 
 /// The first byte of every answer.
 const FIRST: &[u8] = b"H";
@@ -52,11 +52,11 @@ impl Wire for TlsStream<TcpStream> {
     }
 }
 
-/// A connection that reports reads and blocked writes to its admission.
+/// A connection that reports reads and blocked writes to its registration.
 #[derive(Debug)]
 pub(super) struct Stream<W> {
     wire: W,
-    admission: Arc<Admission>,
+    registration: Arc<Registration>,
     /// The first byte that arrived.
     first: Option<u8>,
     /// hyper refused the request, and its refusal was withheld.
@@ -88,8 +88,8 @@ impl HalfClosed {
 }
 
 impl<W: Wire> Stream<W> {
-    pub(super) fn new(wire: W, admission: Arc<Admission>) -> Self {
-        Self { wire, admission, first: None, is_refused: false, half_closed: None, look: None }
+    pub(super) fn new(wire: W, registration: Arc<Registration>) -> Self {
+        Self { wire, registration, first: None, is_refused: false, half_closed: None, look: None }
     }
 
     /// The first byte that arrived, if any.
@@ -103,9 +103,9 @@ impl<W: Wire> Stream<W> {
     }
 
     fn noted<T>(&self, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        self.admission.record_unread(write.is_pending());
+        self.registration.record_unread(write.is_pending());
         if matches!(write, Poll::Ready(Ok(_))) {
-            self.admission.record_write();
+            self.registration.record_write();
         }
         write
     }
@@ -114,7 +114,7 @@ impl<W: Wire> Stream<W> {
     /// than one request has arrived: until the first is answered, nothing is read that would show
     /// it.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if !self.admission.is_unanswered() {
+        if !self.registration.is_unanswered() {
             return Poll::Pending;
         }
         if self.half_closed.is_none() {
@@ -125,7 +125,7 @@ impl<W: Wire> Stream<W> {
         }
         match ready!(self.poll_half_closed(cx)) {
             Err(error) => Poll::Ready(error),
-            Ok(()) if self.admission.is_unanswered() => Poll::Ready(io::ErrorKind::UnexpectedEof.into()),
+            Ok(()) if self.registration.is_unanswered() => Poll::Ready(io::ErrorKind::UnexpectedEof.into()),
             Ok(()) => Poll::Pending,
         }
     }
@@ -170,14 +170,14 @@ impl<W: Wire> Stream<W> {
     fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(half) = &mut self.half_closed else { return Poll::Ready(Ok(())) };
         loop {
-            if !self.admission.is_busy() {
+            if !self.registration.is_busy() {
                 return Poll::Ready(Ok(()));
             }
             if half.is_asked {
                 if let Some(error) = self.wire.tcp().take_error()? {
                     return Poll::Ready(Err(error));
                 }
-            } else if self.admission.is_unanswered() {
+            } else if self.registration.is_unanswered() {
                 let write = Pin::new(&mut self.wire).poll_write(cx, FIRST);
                 if !matches!(write, Poll::Ready(Ok(sent)) if sent == FIRST.len()) {
                     return Poll::Ready(Ok(()));
@@ -205,10 +205,10 @@ impl<W: Wire> AsyncRead for Stream<W> {
         let read = Pin::new(&mut self.wire).poll_read(cx, buf);
         if let Some(byte) = buf.filled().get(before) {
             self.first.get_or_insert(*byte);
-            self.admission.record_read();
+            self.registration.record_read();
         } else if matches!(read, Poll::Ready(Ok(())))
             && buf.remaining() > 0
-            && (self.half_closed.is_some() || self.admission.may_be_unanswered())
+            && (self.half_closed.is_some() || self.registration.may_be_unanswered())
         {
             self.half_closed.get_or_insert_with(HalfClosed::new).is_read = true;
             return self.poll_half_closed(cx);
@@ -263,7 +263,7 @@ impl<W: Wire> AsyncWrite for Stream<W> {
         }
         let flush = Pin::new(&mut self.wire).poll_flush(cx);
         // TLS buffers bytes that the client has not accepted.
-        self.admission.record_unread(flush.is_pending());
+        self.registration.record_unread(flush.is_pending());
         flush
     }
 

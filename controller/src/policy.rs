@@ -412,6 +412,9 @@ pub fn load_checked(path: &Path, settings: &Settings) -> Result<Policies, Vec<Co
     } else {
         (load_dir(path)?, path)
     };
+    if policies.pools.is_empty() {
+        return Err(vec![Complaint::no_policy(folder)]);
+    }
     match policies.complaints(folder, settings) {
         none if none.is_empty() => Ok(policies),
         complaints => Err(complaints),

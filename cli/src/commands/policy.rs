@@ -53,9 +53,6 @@ impl Check {
             if !complaints.is_empty() {
                 return complaints.join("\n");
             }
-            if pools.is_empty() {
-                return format!("{} has no policy: no pool, no worker", folder.display());
-            }
             let rows: Vec<_> = pools.iter().map(|(name, policy)| row(name, policy)).collect();
             let head = ["pool", "model", "min", "max", "spare", "rules", "scale in"];
             show::table(&head, &rows).trim_end().to_owned()
@@ -103,5 +100,13 @@ mod tests {
         assert_eq!(check("[pool]\nmax = 3\n[[rule]]\nkind = \"backlog\"\nper_instance = 10\n"), Exit::Ok);
         assert_eq!(check("[pool]\nmaximum = 3\n"), Exit::BadSettings);
         assert_eq!(check("[pool]\nmodel = \"nobody-described-it\"\n"), Exit::BadSettings);
+    }
+
+    #[test]
+    fn a_folder_without_policies_is_refused_as_the_controller_refuses_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let global = Global { config: None, state: None };
+        let check = Check { path: Some(folder.path().to_owned()), voice: Voice::default() };
+        assert_eq!(check.run(&global).unwrap(), Exit::BadSettings);
     }
 }

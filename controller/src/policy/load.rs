@@ -283,6 +283,12 @@ impl Complaint {
     pub(super) fn about(file: &Path, key: &str, problem: String) -> Self {
         Self { file: file.to_owned(), line: None, key: Some(key.to_owned()), problem }
     }
+
+    /// A complaint about a folder without a single policy file.
+    pub(super) fn no_policy(folder: &Path) -> Self {
+        let problem = "no policy file is in this folder; each *.toml in it is a pool".to_owned();
+        Self { file: folder.to_owned(), line: None, key: None, problem }
+    }
 }
 
 impl fmt::Display for Complaint {

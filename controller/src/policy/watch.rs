@@ -59,12 +59,7 @@ impl Store {
             return Ok(store);
         }
         if store.complaints.is_empty() {
-            store.complaints.push(Complaint {
-                file: store.folder,
-                line: None,
-                key: None,
-                problem: "no policy file is in this folder; each *.toml in it is a pool".to_owned(),
-            });
+            store.complaints.push(Complaint::no_policy(&store.folder));
         }
         Err(store.complaints)
     }

@@ -1,8 +1,8 @@
-//! What an operator wants of a pool: each `*.toml` directly in the policy folder is one, named by
-//! its file.
+//! The policies of the operator: each `*.toml` directly in the policy folder describes the pool of
+//! the same name.
 //!
-//! Here are the checked types; [`load`] reads files and collects every complaint about them,
-//! [`watch`] keeps the last good version of each file in force while the files change.
+//! This module has the checked types. [`load`] reads files and collects all complaints about them;
+//! [`watch`] keeps the last valid version of each file in force while the files change.
 
 mod document;
 #[cfg(test)]
@@ -28,15 +28,15 @@ pub use schedule::Schedule;
 pub use tier::Tier;
 pub use watch::Store;
 
-/// The policies that a decision follows.
+/// The policies that decisions follow.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Policies {
-    /// Each pool's policy, by the pool's name.
+    /// The policies by pool name.
     pub pools: BTreeMap<String, Policy>,
-    /// Pools whose file is there but was never good since the controller started. Nobody knows what
-    /// is wanted of them, so that their instances are left as they are.
+    /// Pools whose file exists but has never been valid since the controller started. Their
+    /// instances are left as they are.
     pub unreadable: BTreeSet<String>,
-    /// A cap on the instances of all pools together.
+    /// Limit on the instances of all pools together; `None` for no limit.
     pub instance_limit: Option<u32>,
 }
 
@@ -45,7 +45,7 @@ pub struct Policies {
 pub struct Policy {
     /// `[pool]`
     pub pool: Pool,
-    /// Every `[[rule]]`; the largest wish wins.
+    /// Every `[[rule]]`. The one that wants most instances applies.
     pub rules: Vec<Rule>,
     /// `[scale_out]`
     pub scale_out: ScaleOut,
@@ -59,105 +59,104 @@ pub struct Policy {
     pub launch: Launch,
 }
 
-/// `[launch]`: instances that are made when the parked ones do not suffice, and are gone when they
-/// are not needed.
+/// `[launch]`: instances that are created when the parked ones do not suffice, and terminated when
+/// they are not needed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Launch {
-    /// No more of them at once; none without the section.
+    /// Maximum number of launched instances at the same time; 0 without the section.
     pub most: u32,
-    /// Their types, those first that are preferred; without any, the type of the parked ones.
+    /// Instance types in order of preference. If empty, the type of the parked instances.
     pub types: Vec<String>,
-    /// How they are bought.
+    /// Purchasing option.
     pub market: Market,
-    /// How long one takes from its order to its first job, until that has been measured.
+    /// Expected time from a launch to the first job, until it has been measured.
     #[serde(with = "units::duration")]
     pub start_delay: Duration,
-    /// US dollars for an hour; as the parked ones, if it is not set.
+    /// Price in US dollars per hour; `None` for the price of the parked instances.
     pub usd_per_hour: Option<f64>,
 }
 
-/// How instances are bought that are launched.
+/// The purchasing option of launched instances.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Market {
-    /// For as long as they are wanted.
+    /// Runs until it is terminated.
     #[default]
     OnDemand,
-    /// Cheaper, and taken back with two minutes' notice.
+    /// Cheaper, and may be interrupted with two minutes' notice.
     Spot,
 }
 
 /// `[pool]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Pool {
-    /// The model that the pool serves, from that model's own request queue.
+    /// Model that the pool serves, from the job queue of that model.
     pub model: String,
-    /// Instances kept running.
+    /// Minimum number of instances that run, even when idle.
     pub min: u32,
-    /// Never more than this, counting what starts and drains, but for those that are launched.
+    /// Maximum number of parked instances that are not stopped, including starting and draining
+    /// ones.
     pub max: u32,
-    /// Instances beyond the demand.
+    /// Number of instances in addition to the demand.
     pub spare: u32,
-    /// How much an instance counts beside one of another pool, where the limit on all pools is
-    /// shared.
+    /// Weight of an instance relative to one of another pool when the limit on all pools is shared.
     pub weight: f64,
-    /// How long an instance takes from its start to its first job, until that has been measured.
-    /// One that is not ready after [`OVERDUE`](Self::OVERDUE) times this is drained, and another
-    /// started.
+    /// Expected time from the start of an instance to its first job, until it has been measured. An
+    /// instance that is not ready after [`OVERDUE`](Self::OVERDUE) times this is drained and
+    /// replaced.
     #[serde(with = "units::duration")]
     pub start_delay: Duration,
-    /// How long a worker needs for one job, until that has been measured.
+    /// Expected time that a worker takes for one job, until it has been measured.
     #[serde(with = "units::duration")]
     pub service_time: Duration,
-    /// Whether the file is on trial: what it would do is decided and explained, and what it said
-    /// before goes on being done.
+    /// Whether the policy is on trial: its decisions are computed and explained, while the previous
+    /// version stays in force.
     pub observe: bool,
-    /// How long an instance may lie stopped before it is started once to see whether it still
-    /// works; `None` for ever.
+    /// Time for which an instance may be stopped before it is started once to test that it still
+    /// works; `None` for no test.
     #[serde(with = "units::optional_duration")]
     pub canary: Option<Duration>,
 }
 
-/// `[[rule]]`: what one instance more or less depends on.
+/// `[[rule]]`: how the number of instances is computed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[expect(clippy::large_enum_variant, reason = "a policy has a handful of them")]
 pub enum Rule {
-    /// A number of jobs, visible and in flight, for each instance.
+    /// A fixed number of jobs, waiting and in flight, per instance.
     Backlog {
-        /// Jobs for each instance.
+        /// Jobs per instance.
         per_instance: u64,
     },
-    /// The service level itself: how many instances it takes is worked out.
+    /// A target latency, from which the number of instances is computed.
     Latency {
-        /// 95 of 100 jobs shall be answered within this time.
+        /// Time within which 95 of 100 jobs must be completed.
         #[serde(with = "units::duration")]
         p95: Duration,
     },
-    /// Thresholds: the highest one that the backlog reaches counts.
+    /// Thresholds: the highest one that the backlog reaches applies.
     Step {
-        /// By rising backlog.
+        /// The thresholds, by increasing backlog.
         steps: Vec<Step>,
     },
-    /// A number of instances in certain hours, whatever the backlog.
+    /// A fixed number of instances during certain hours, whatever the backlog.
     Schedule {
-        /// When.
+        /// The hours.
         #[serde(flatten)]
         when: Schedule,
-        /// How many.
+        /// Number of instances.
         instances: u32,
     },
-    /// As many as are needed for what will probably arrive one start delay from now.
+    /// The number of instances for the arrivals that are forecast for one start delay from now.
     Forecast {
-        /// After this time the load repeats itself.
+        /// Period with which the load repeats.
         #[serde(with = "units::duration")]
         season: Duration,
-        /// How sure it is to be: the part of all cases in which no more than foreseen arrives,
-        /// above 0 and below 1.
+        /// Probability with which no more than the forecast arrives, above 0 and below 1.
         quantile: f64,
-        /// Whose wall clock a day goes by.
+        /// Time zone of the days.
         timezone: chrono_tz::Tz,
-        /// The number of seasons that are seen before it wishes anything.
+        /// Minimum number of seasons observed before the forecast is used.
         after: u32,
     },
 }
@@ -165,40 +164,40 @@ pub enum Rule {
 /// A threshold of [`Rule::Step`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// From this number of jobs on, visible and in flight, ...
+    /// Backlog from which the threshold applies, waiting and in flight.
     pub backlog: u64,
-    /// ... this number of instances is wanted.
+    /// Number of instances from this threshold on.
     pub instances: u32,
 }
 
 /// `[scale_out]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ScaleOut {
-    /// The most instances of the pool that are starting at the same time.
+    /// Maximum number of instances of the pool that start at the same time.
     pub max_step: u32,
 }
 
 /// `[budget]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Budget {
-    /// The instances of the pool together run for no more hours than this from one midnight to the
-    /// next.
+    /// Maximum hours that all instances of the pool together run from one midnight to the next;
+    /// `None` for no budget.
     pub instance_hours_per_day: Option<f64>,
-    /// Whether the hours are spread over the day: what is used up to a moment is no more than the
-    /// part of the day that has passed, and a tenth of it ahead.
+    /// Whether the hours are spread over the day: at any time, no more is used than the elapsed
+    /// part of the day plus a tenth of the budget.
     pub pace: bool,
     /// Time zone in which the budget day starts.
     pub timezone: chrono_tz::Tz,
 }
 
-/// `[instance]`: what an instance costs.
+/// `[instance]`: the price of an instance.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Price {
-    /// US dollars for an hour, from its start to its stop.
+    /// Price in US dollars per hour, from start to stop.
     pub usd_per_hour: f64,
-    /// US dollars for the disk of an instance in a month, parked or not.
+    /// Price of the disk of an instance in US dollars per month, parked or running.
     pub disk_usd_per_month: f64,
-    /// A start is charged for at least this time. Until then a started instance costs nothing more,
+    /// Minimum time that is charged for a start. Until then a running instance costs nothing more,
     /// and is kept.
     #[serde(with = "units::duration")]
     pub billing_minimum: Duration,
@@ -207,31 +206,32 @@ pub struct Price {
 /// `[scale_in]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ScaleIn {
-    /// An instance must have been idle this long before it is drained, ...
+    /// Time for which an instance must have been idle before it is drained.
     #[serde(with = "units::duration")]
     pub idle: Duration,
-    /// ... and the demand must have been lower for all of this time.
+    /// Time for which the demand must have been lower before an instance is drained.
     #[serde(with = "units::duration")]
     pub window: Duration,
-    /// As long as it is cheaper than a start to come, one that is not needed stays, but no longer
-    /// than this.
+    /// Maximum time for which an instance that is not needed is kept because that is cheaper than a
+    /// later start.
     #[serde(with = "units::duration")]
     pub keep: Duration,
-    /// How long a draining instance may finish what it holds; then it is stopped.
+    /// Time that a draining instance has to finish its jobs in flight before it is stopped.
     #[serde(with = "units::duration")]
     pub drain_deadline: Duration,
-    /// The most instances of the pool that drain at the same time because they are not needed.
+    /// Maximum number of instances of the pool that drain at the same time because they are not
+    /// needed.
     pub max_step: u32,
 }
 
 impl Policy {
-    /// The most instances at once, parked and launched ones together. A pool that is switched off
-    /// launches none.
+    /// Maximum number of instances at the same time, parked and launched together. A pool with
+    /// `max = 0` launches none.
     pub fn most(&self) -> u32 {
         if self.pool.max == 0 { 0 } else { self.pool.max.saturating_add(self.launch.most) }
     }
 
-    /// How long an instance of this tier takes to start, until that has been measured.
+    /// Expected start delay of an instance of this tier, until it has been measured.
     pub fn start_delay(&self, tier: Tier) -> Duration {
         match tier {
             Tier::Parked => self.pool.start_delay,
@@ -241,13 +241,12 @@ impl Policy {
 }
 
 impl Pool {
-    /// This number of start delays without a word from an instance means that it will never be
-    /// ready.
+    /// Number of start delays after which an instance that never reported counts as never ready.
     pub const OVERDUE: u32 = 10;
 }
 
 impl Rule {
-    /// The word after `kind =`.
+    /// The value of `kind`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Backlog { .. } => "backlog",
@@ -260,7 +259,7 @@ impl Rule {
 }
 
 impl fmt::Display for Rule {
-    /// In a few words, as in a table.
+    /// Writes a few words, as for a table.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = |time: &Duration| humantime::format_duration(*time).to_string();
         match self {
@@ -282,8 +281,8 @@ impl fmt::Display for Rule {
 }
 
 impl Default for Launch {
-    /// Of launches nobody knows more than that they take longer: the disk comes from the snapshot
-    /// block by block.
+    /// The start delay is a guess: launches take longer than starts, as the disk is loaded from a
+    /// snapshot.
     fn default() -> Self {
         Self {
             most: 0,
@@ -308,16 +307,16 @@ impl Default for Budget {
 }
 
 impl Default for Price {
-    /// A t3.small with Linux on demand and a gp3 disk of 8 GB in us-east-1; EC2 charges by the
-    /// second and for at least a minute (<https://aws.amazon.com/ec2/pricing/on-demand/>).
+    /// The price of a t3.small with Linux on demand and a gp3 disk of 8 GB in us-east-1. EC2
+    /// charges by the second, and at least a minute
+    /// (<https://aws.amazon.com/ec2/pricing/on-demand/>).
     fn default() -> Self {
         Self { usd_per_hour: 0.0208, disk_usd_per_month: 0.64, billing_minimum: Duration::from_secs(60) }
     }
 }
 
 impl Default for ScaleIn {
-    /// As `scaling.md` has them for EC2, where a start takes half a minute; a local pool can afford
-    /// shorter ones.
+    /// Values for EC2, where a start takes half a minute. Shorter ones suit a local pool.
     fn default() -> Self {
         Self {
             idle: Duration::from_secs(120),
@@ -330,7 +329,7 @@ impl Default for ScaleIn {
 }
 
 impl Policy {
-    /// The time within which 95 of 100 jobs are to be done, where a rule says one.
+    /// Time within which 95 of 100 jobs must be completed; `None` without a latency rule.
     pub fn p95(&self) -> Option<Duration> {
         let times = self.rules.iter().filter_map(|rule| match rule {
             Rule::Latency { p95 } => Some(*p95),
@@ -341,15 +340,15 @@ impl Policy {
 }
 
 impl Policies {
-    /// The same policies under the settings' cap on all instances.
+    /// Adds the limit on all instances from the settings.
     pub fn limited_by(mut self, settings: &Settings) -> Self {
         self.instance_limit =
             (settings.controller.instance_limit > 0).then_some(settings.controller.instance_limit);
         self
     }
 
-    /// What does not fit together with the settings: a model that they do not have, and more `min`
-    /// than their limit allows.
+    /// Complaints about policies that do not fit the settings: an unknown model, launches without a
+    /// cloud, or more `min` than the limit.
     pub fn complaints(&self, folder: &Path, settings: &Settings) -> Vec<Complaint> {
         let file = |name: &str| folder.join(format!("{name}.toml"));
         let mut complaints: Vec<_> = self
@@ -357,8 +356,7 @@ impl Policies {
             .iter()
             .filter_map(|(name, policy)| unknown_model(&file(name), policy, settings))
             .collect();
-        // What nobody launches is not there when it is needed. With other instances than processes
-        // it may be simulated.
+        // A local fleet launches no machines, but with simulated faults it may stand for one.
         for (name, _) in self.pools.iter().filter(|(_, policy)| policy.launch.most > 0) {
             if settings.backend == BackendKind::Local && !settings.controller.simulate.is_on() {
                 let problem =
@@ -380,8 +378,8 @@ impl Policies {
         complaints
     }
 
-    /// What the controller would refuse if this policy, of this file, were the one of that pool of
-    /// this folder.
+    /// Complaints that the controller would have if `policy`, from `file`, were the policy of
+    /// `pool` in this folder.
     pub fn complaints_with(
         &self,
         (pool, policy, file): (&str, &Policy, &Path),
@@ -392,7 +390,7 @@ impl Policies {
         with.pools.insert(pool.to_owned(), policy.clone());
         let mut complaints = with.complaints(folder, settings);
         let its_own = folder.join(format!("{pool}.toml"));
-        // What is wrong with the others is wrong without it, too.
+        // Complaints about other files would exist without it, too.
         complaints.retain(|complaint| complaint.file == its_own || complaint.file == folder);
         complaints
             .iter_mut()
@@ -404,8 +402,7 @@ impl Policies {
     }
 }
 
-/// The policies of a folder, or the one of a file, if nothing is wrong with them and they fit the
-/// settings.
+/// Loads the policies of a folder, or of a single file, and checks them against the settings.
 pub fn load_checked(path: &Path, settings: &Settings) -> Result<Policies, Vec<Complaint>> {
     let (policies, folder) = if path.is_file() {
         (load_file(path)?, path.parent().unwrap_or(path))
@@ -421,7 +418,7 @@ pub fn load_checked(path: &Path, settings: &Settings) -> Result<Policies, Vec<Co
     }
 }
 
-/// A pool of a model that nobody described could never start a worker.
+/// A complaint about a model that the settings do not have, so that its workers could not start.
 fn unknown_model(file: &Path, policy: &Policy, settings: &Settings) -> Option<Complaint> {
     let model = &policy.pool.model;
     if settings.models.contains_key(model) {
@@ -449,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_policy_is_refused_for_what_the_controller_would_refuse_in_its_place() {
+    fn a_new_policy_gets_the_complaints_that_the_controller_would_have() {
         let mut settings = Settings::default();
         settings.controller.instance_limit = 4;
         settings.models.insert("dogs".into(), settings.models["default"].clone());
@@ -477,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn more_instances_kept_than_the_limit_allows_are_a_complaint() {
+    fn a_total_min_above_the_limit_is_a_complaint() {
         let mut settings = Settings::default();
         settings.controller.instance_limit = 2;
         let policy = parse(Path::new("a.toml"), "[pool]\nmin = 3").unwrap();

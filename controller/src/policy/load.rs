@@ -1,5 +1,4 @@
-//! Reads policy files. Whatever is wrong with them is collected: file, line, key, value, and what
-//! would be right.
+//! Reads policy files and collects all complaints: file, line, key, value, and what would be right.
 
 use std::{
     collections::BTreeMap,
@@ -16,36 +15,36 @@ use super::{
     rules,
 };
 
-/// One thing that is wrong with a policy file or with the folder.
+/// A problem of a policy file or of the folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Complaint {
-    /// The file, or the folder where it is not about one file.
+    /// The file, or the folder if the problem is not in one file.
     pub file: PathBuf,
-    /// The line, counted from one, where there is one.
+    /// Line of the problem, counted from 1, if known.
     pub line: Option<usize>,
-    /// The key, e.g. `pool.max`, where it is about one.
+    /// The key, such as `pool.max`, if the problem is about one.
     pub key: Option<String>,
-    /// What is wrong and what would be right: a sentence that follows on the key, or names it where
-    /// nobody knows it.
+    /// What is wrong and what would be right: a sentence that follows the key, or that contains it
+    /// if the key is unknown.
     pub problem: String,
 }
 
-/// The policies of a folder as far as each can be read by itself.
+/// The policies of a folder, each read by itself.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Folder {
-    /// Each pool's policy or every complaint about its file, by the pool's name.
+    /// By pool name, each pool's policy or all complaints about its file.
     pub files: BTreeMap<String, Result<Policy, Vec<Complaint>>>,
-    /// Files that cannot name a pool.
+    /// Complaints about files whose name cannot be that of a pool.
     pub misnamed: Vec<Complaint>,
 }
 
-/// No fleet of this kind is larger; a larger number is a slip of the finger.
+/// Largest number of instances in a policy. A larger number is assumed to be a typing error.
 pub(super) const MOST_INSTANCES: u32 = 10_000;
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
-/// The controller remembers the demand for so long.
+/// Longest time for which the controller remembers the demand.
 pub(crate) const LONGEST_WINDOW: Duration = Duration::from_secs(3600);
 
-/// The policies of a folder, or every complaint about them.
+/// Loads the policies of a folder. The error has all complaints.
 pub fn load_dir(folder: &Path) -> Result<Policies, Vec<Complaint>> {
     let Folder { files, mut misnamed } = read_folder(folder).map_err(|complaint| vec![complaint])?;
     let mut pools = BTreeMap::new();
@@ -62,7 +61,7 @@ pub fn load_dir(folder: &Path) -> Result<Policies, Vec<Complaint>> {
     if misnamed.is_empty() { Ok(Policies { pools, ..Policies::default() }) } else { Err(misnamed) }
 }
 
-/// Reads every `*.toml` that lies directly in a folder; the error is about the folder.
+/// Reads every `*.toml` directly in a folder. The error is about the folder itself.
 pub fn read_folder(folder: &Path) -> Result<Folder, Complaint> {
     let unreadable = |error: io::Error| Complaint {
         file: folder.to_owned(),
@@ -81,7 +80,7 @@ pub fn read_folder(folder: &Path) -> Result<Folder, Complaint> {
     Ok(read)
 }
 
-/// Reads one policy file as [`load_dir`] reads those of a folder.
+/// Loads one policy file as [`load_dir`] loads those of a folder.
 pub fn load_file(path: &Path) -> Result<Policies, Vec<Complaint>> {
     let mut read = Folder::default();
     read.add(path.to_owned());
@@ -93,7 +92,7 @@ pub fn load_file(path: &Path) -> Result<Policies, Vec<Complaint>> {
 }
 
 impl Folder {
-    /// Reads a file that names a pool.
+    /// Reads a file and adds its policy or complaints.
     fn add(&mut self, path: PathBuf) {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         if !is_name(&name) {
@@ -110,15 +109,15 @@ impl Folder {
     }
 }
 
-/// The text of a policy file. What is no file is not opened: a named pipe would be waited for, and
-/// where a container mounts a file that is missing, a folder of its name appears.
+/// Reads the text of a policy file. Anything other than a file is not opened: a named pipe would
+/// block, and a container that mounts a missing file creates a folder of its name.
 fn text(path: &Path) -> Result<String, String> {
     match fs::metadata(path) {
         Ok(there) if there.is_dir() => {
             return Err("is a folder; put the pool's file there, or remove it".to_owned());
         }
         Ok(there) if !there.is_file() => {
-            return Err("is no file; put the pool's file there, or remove it".to_owned());
+            return Err("is not a file; put the pool's file there, or remove it".to_owned());
         }
         Ok(_) | Err(_) => {}
     }
@@ -128,7 +127,7 @@ fn text(path: &Path) -> Result<String, String> {
     })
 }
 
-/// The policy files of a folder, by name. What editors leave lying about begins with a dot or ends
+/// The policy files of a folder, by name. Temporary files of editors begin with a dot or end
 /// otherwise.
 pub(super) fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
@@ -143,7 +142,7 @@ pub(super) fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Reads the text of one policy; `file` is only for the complaints.
+/// Parses the text of one policy. `file` is used only in complaints.
 pub fn parse(file: &Path, text: &str) -> Result<Policy, Vec<Complaint>> {
     let document = Document::new(file, text);
     let root = document.parse();
@@ -263,8 +262,8 @@ fn scale_in(section: Section<'_>) -> ScaleIn {
     read
 }
 
-/// A queue is drunk by one pool: two that count the same backlog would each start workers for all
-/// of it.
+/// The other pool with the same model, if any. Two pools with one queue would each start workers
+/// for the whole backlog.
 pub(super) fn same_model(pools: &BTreeMap<String, Policy>, name: &str, policy: &Policy) -> Option<String> {
     let mut others = pools.iter().filter(|(other, _)| *other != name);
     others.find(|(_, other)| other.pool.model == policy.pool.model).map(|(other, _)| other.clone())
@@ -279,7 +278,7 @@ pub(super) fn shared_model(file: &Path, policy: &Policy, other: &str) -> Complai
 }
 
 impl Complaint {
-    /// A complaint about a value whose line nobody kept.
+    /// Makes a complaint about a value whose line is not known.
     pub(super) fn about(file: &Path, key: &str, problem: String) -> Self {
         Self { file: file.to_owned(), line: None, key: Some(key.to_owned()), problem }
     }
@@ -297,7 +296,7 @@ impl fmt::Display for Complaint {
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
         }
-        // About an unknown key the sentence names it: the key is wrong, not its value.
+        // A complaint about an unknown key contains the key.
         if let Some(key) = self.key.as_ref().filter(|_| !self.problem.starts_with("unknown key")) {
             write!(f, ": {key}")?;
         }

@@ -1,8 +1,8 @@
-//! Keeps the last good version of each policy file in force while the files change under us.
+//! Keeps the last valid version of each policy file in force while the files change.
 //!
-//! The files themselves are looked at in every pass of the controller (a few `stat`s);
-//! [`Wake`](eirs_platform::state_folder::Wake) and SIGHUP only make that look come earlier. So a
-//! missed notification, a replaced folder or a symbolic link costs a tick, not a change.
+//! Every pass of the controller checks the files (a few `stat` calls).
+//! [`Wake`](eirs_platform::state_folder::Wake) and SIGHUP only make this check earlier, so a missed
+//! notification, a replaced folder or a symbolic link delays a change by one tick at most.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,24 +22,24 @@ use super::{
     unknown_model,
 };
 
-/// A change is taken when the folder has looked the same for so long: editors write a file in
+/// Time for which the folder must be unchanged before a change is read: editors write a file in
 /// several steps, and tools write several files.
 pub const SETTLE: Duration = Duration::from_millis(100);
 
-/// The policies in force, and what is wrong with the files on disk.
+/// The policies in force, and the complaints about the files on disk.
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
     settings: Arc<Settings>,
     policies: Policies,
-    /// Those that say `observe = true`.
+    /// Policies with `observe = true`, by pool.
     trials: BTreeMap<String, Policy>,
     complaints: Vec<Complaint>,
     files: Changes<Option<Stamps>>,
 }
 
 impl Store {
-    /// Reads the folder; the error is every complaint where not a single policy is good.
+    /// Reads the folder. Fails with all complaints if not a single policy is valid.
     pub fn open(settings: Arc<Settings>) -> Result<Self, Vec<Complaint>> {
         let folder = settings.controller.policies.clone();
         let files = Changes::since(stamps(&folder), SETTLE);
@@ -69,12 +69,12 @@ impl Store {
         &self.policies
     }
 
-    /// The pools whose files are on trial.
+    /// Names of the pools whose policy is on trial.
     pub fn trials(&self) -> impl Iterator<Item = &String> {
         self.trials.keys()
     }
 
-    /// The policies as they would be if those on trial were in force; none where none is on trial.
+    /// The policies as if those on trial were in force; `None` if none is on trial.
     pub fn on_trial(&self) -> Option<Policies> {
         let mut policies = self.policies.clone();
         for (pool, policy) in &self.trials {
@@ -84,23 +84,23 @@ impl Store {
         (!self.trials.is_empty()).then_some(policies)
     }
 
-    /// The folder that they come from.
+    /// The folder of the policy files.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The file of a pool.
+    /// Path of a pool's file.
     pub fn file(&self, pool: &str) -> PathBuf {
         self.folder.join(format!("{pool}.toml"))
     }
 
-    /// Everything that is wrong with the files as they are on disk.
+    /// All complaints about the files as they are on disk.
     pub fn complaints(&self) -> &[Complaint] {
         &self.complaints
     }
 
-    /// Looks at the files, and reads them again if they changed and have settled. While they are
-    /// changing, look again after [`SETTLE`].
+    /// Checks the files, and reads them again if they changed and have settled. If it returns
+    /// [`Look::Changing`], check again after [`SETTLE`].
     pub fn look(&mut self) -> Look {
         let look = self.files.look(stamps(&self.folder));
         if look == Look::Changed {
@@ -109,19 +109,19 @@ impl Store {
         look
     }
 
-    /// Reads the files again, whatever they look like.
+    /// Reads the files again, changed or not.
     pub fn reload(&mut self) {
-        // Taken before the files are read: a change in between is seen by the next look.
+        // Taken before the files are read, so that the next check sees a change in between.
         self.files.read(stamps(&self.folder));
         match load::read_folder(&self.folder) {
             Ok(found) => self.take(found),
-            // A folder that is being replaced is gone for a moment, and one that is lost is an
-            // accident: what is in force stays. To remove a pool, delete its file.
+            // A folder that is being replaced is missing for a moment, and a lost one is an
+            // accident: the policies stay in force. To remove a pool, delete its file.
             Err(complaint) => self.complain(vec![complaint]),
         }
     }
 
-    /// Puts each good file in force; a bad one leaves its last good version there.
+    /// Puts each valid policy in force. An invalid one leaves its last valid version in force.
     fn take(&mut self, found: Folder) {
         let mut complaints = found.misnamed;
         let mut good = BTreeMap::new();
@@ -141,18 +141,21 @@ impl Store {
             }
         }
 
-        // Who is on trial is left as it is: by its last version, or alone where there is none.
+        // A pool on trial keeps its last version, or is left alone if there is none.
         let (trials, good): (BTreeMap<_, _>, BTreeMap<_, _>) =
             good.into_iter().partition(|(_, policy)| policy.pool.observe);
         bad.extend(trials.keys().cloned());
         for pool in trials.keys().filter(|pool| !self.trials.contains_key(*pool)) {
-            tracing::info!(%pool, "the policy of {pool} is on trial: it is decided by, and nothing is done");
+            tracing::info!(
+                %pool,
+                "the policy of {pool} is on trial: its decisions are explained and not carried out"
+            );
         }
         self.trials = trials;
         let before = std::mem::take(&mut self.policies.pools);
         let last_good = |name: &String| before.get(name).map(|policy| (name.clone(), policy.clone()));
         let mut pools: BTreeMap<_, _> = bad.iter().filter_map(last_good).collect();
-        // Who keeps its policy keeps its model; a new claim on the same one is the mistake.
+        // A pool that keeps its model has precedence over one that newly claims it.
         let (kept, claims): (Vec<_>, Vec<_>) = good.into_iter().partition(|(name, policy)| {
             before.get(name).is_some_and(|old| old.pool.model == policy.pool.model)
         });
@@ -182,7 +185,7 @@ impl Store {
         self.complain(complaints);
     }
 
-    /// Logs what is newly wrong; what was wrong already was logged then.
+    /// Logs the complaints that are new.
     fn complain(&mut self, complaints: Vec<Complaint>) {
         for complaint in complaints.iter().filter(|complaint| !self.complaints.contains(complaint)) {
             let pool = complaint.file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
@@ -200,13 +203,13 @@ impl Store {
             );
         }
         if complaints.is_empty() && !self.complaints.is_empty() {
-            tracing::info!("every policy file is good again");
+            tracing::info!("all policy files are valid again");
         }
         self.complaints = complaints;
     }
 }
 
-/// Of all policy files. `None` where the folder cannot be listed.
+/// The stamps of all policy files; `None` if the folder cannot be listed.
 fn stamps(folder: &Path) -> Option<Stamps> {
     load::policy_files(folder).ok().map(Stamps::now)
 }
@@ -228,7 +231,7 @@ mod tests {
             rig
         }
 
-        /// As careful tools do it: written aside and moved.
+        /// Writes a file as careful tools do: to a temporary name first, then renamed.
         fn write(&self, name: &str, text: &str) {
             let path = self.folder.path().join(name);
             let beside = path.with_extension("new");
@@ -249,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_is_read_when_it_has_settled_and_never_sooner() {
+    async fn a_change_is_read_once_it_has_settled_and_not_before() {
         let rig = Rig::new(&[("a.toml", "")]);
         let mut store = rig.open().unwrap();
         assert_eq!(store.look(), Look::Same);
@@ -265,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_policy_on_trial_leaves_its_last_version_in_force_and_is_decided_by_beside_it() {
+    async fn a_policy_on_trial_is_evaluated_while_its_last_version_stays_in_force() {
         let rig = Rig::new(&[("a.toml", "[pool]\nmax = 3")]);
         let mut store = rig.open().unwrap();
         assert!(store.on_trial().is_none());
@@ -279,7 +282,7 @@ mod tests {
         assert_eq!(max_of(&store, "a"), Some(7));
         assert!(store.on_trial().is_none());
 
-        // Nobody knows what was in force before, and the pool is left as it is.
+        // After a restart the previous version is unknown, and the pool is left as it is.
         rig.write("a.toml", "[pool]\nmax = 9\nobserve = true");
         let store = rig.open().unwrap();
         assert_eq!(max_of(&store, "a"), None);
@@ -288,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_bad_file_leaves_its_last_good_version_in_force_and_the_other_files_change() {
+    async fn an_invalid_file_leaves_its_last_valid_version_in_force_and_other_files_are_read() {
         let rig = Rig::new(&[("a.toml", "[pool]\nmax = 3"), ("b.toml", "[pool]\nmodel = 'dogs'")]);
         let mut store = rig.open().unwrap();
         rig.write("a.toml", "[pool]\nmax = 'x'");
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pool_that_was_never_good_is_known_as_unreadable() {
+    async fn a_pool_whose_file_was_never_valid_is_unreadable() {
         let rig = Rig::new(&[("a.toml", "[pool]\nmax = 'x'"), ("b.toml", "[pool]\nmodel = 'dogs'")]);
         let store = rig.open().unwrap();
         assert_eq!(store.policies().unreadable, BTreeSet::from(["a".to_owned()]));
@@ -314,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pool_goes_with_its_file_but_not_with_the_whole_folder() {
+    async fn a_pool_is_removed_with_its_file_but_not_with_the_whole_folder() {
         let rig = Rig::new(&[("a.toml", ""), ("b.toml", "[pool]\nmodel = 'dogs'")]);
         let mut store = rig.open().unwrap();
         fs::remove_file(rig.folder.path().join("b.toml")).unwrap();
@@ -327,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_claims_the_model_of_another_pool_is_refused_and_pools_may_swap() {
+    async fn a_pool_with_the_model_of_another_is_refused_and_pools_may_swap_models() {
         let rig = Rig::new(&[("b.toml", "[pool]\nmodel = 'dogs'")]);
         let mut store = rig.open().unwrap();
         rig.write("a.toml", "[pool]\nmodel = 'dogs'");
@@ -348,7 +351,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_good_policy_at_the_start_is_refused_with_every_complaint() {
+    async fn a_start_without_a_valid_policy_is_refused_with_all_complaints() {
         assert!(
             Rig::new(&[]).open().unwrap_err()[0].to_string().contains("no policy file is in this folder")
         );

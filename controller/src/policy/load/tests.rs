@@ -1,7 +1,7 @@
 use super::*;
 use crate::policy::Rule;
 
-/// What is said about a text, each complaint without the file's name.
+/// Asserts all complaints about a text, each without the file's name.
 #[track_caller]
 fn check(text: &str, expected: &[&str]) {
     let complaints = parse(Path::new("p.toml"), text).expect_err("this text is bad");
@@ -90,7 +90,7 @@ fn every_key_is_read() {
 }
 
 #[test]
-fn every_mistake_is_named_at_once_with_line_key_value_and_what_is_right() {
+fn all_mistakes_are_found_at_once_with_line_key_value_and_correction() {
     check(
         "[pool]\nmax = -3\nmaxx = 5\nmodel = 7\n[[rule]]\nkind = 'backlg'\n[[rule]]\nkind = 'backlog'\n\
          per_instance = 0\n\
@@ -113,7 +113,7 @@ fn every_mistake_is_named_at_once_with_line_key_value_and_what_is_right() {
 }
 
 #[test]
-fn a_key_in_the_wrong_section_and_a_short_one_get_the_one_that_was_meant() {
+fn the_right_key_is_suggested_for_one_in_the_wrong_section_and_for_a_misspelt_one() {
     check(
         "[pool]\nidle = '30s'\n[[rule]]\nkind = 'latency'\np59 = '20s'\nmax = 3",
         &[
@@ -126,7 +126,7 @@ fn a_key_in_the_wrong_section_and_a_short_one_get_the_one_that_was_meant() {
 }
 
 #[test]
-fn what_is_no_instance_type_and_no_market_is_a_complaint() {
+fn an_invalid_instance_type_or_market_is_a_complaint() {
     check(
         "[launch]\ntypes = ['T3.small']\nmarket = 'auction'\nmost = 3\n[pool]\n",
         &[
@@ -151,7 +151,7 @@ fn a_rule_without_a_kind_is_a_complaint() {
 }
 
 #[test]
-fn what_is_not_toml_is_named_with_its_line() {
+fn invalid_toml_is_reported_with_its_line() {
     let complaints = parse(Path::new("p.toml"), "[pool]\nmax = = 3").unwrap_err();
     assert!(complaints[0].to_string().starts_with("p.toml:2: is not TOML: "), "{complaints:?}");
 }
@@ -177,7 +177,7 @@ fn only_toml_files_directly_in_the_folder_are_pools() {
 }
 
 #[test]
-fn a_folder_or_a_pipe_in_place_of_a_pools_file_is_a_complaint_and_never_waited_for() {
+fn a_folder_or_a_pipe_instead_of_a_policy_file_is_a_complaint_and_does_not_block() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     fs::create_dir(at("a.toml")).unwrap();
@@ -186,7 +186,7 @@ fn a_folder_or_a_pipe_in_place_of_a_pools_file_is_a_complaint_and_never_waited_f
     fs::write(at("d.toml"), b"# gr\xfc\xdf").unwrap();
     let said: Vec<_> = load_dir(folder.path()).unwrap_err().iter().map(ToString::to_string).collect();
     let expected =
-        ["a.toml: is a folder", "b.toml: is no file", "c.toml: cannot be read", "d.toml: is not UTF-8"];
+        ["a.toml: is a folder", "b.toml: is not a file", "c.toml: cannot be read", "d.toml: is not UTF-8"];
     assert_eq!(said.len(), expected.len(), "{said:#?}");
     for (said, expected) in said.iter().zip(expected) {
         assert!(said.contains(expected), "{said}");
@@ -194,7 +194,7 @@ fn a_folder_or_a_pipe_in_place_of_a_pools_file_is_a_complaint_and_never_waited_f
 }
 
 #[test]
-fn one_file_is_read_as_one_of_a_folder_and_is_no_folder() {
+fn a_single_file_is_read_like_one_of_a_folder() {
     let folder = tempfile::tempdir().unwrap();
     let (good, bad, misnamed) =
         (folder.path().join("a.toml"), folder.path().join("b.toml"), folder.path().join("d e.toml"));
@@ -210,7 +210,7 @@ fn one_file_is_read_as_one_of_a_folder_and_is_no_folder() {
 }
 
 #[test]
-fn complaints_of_all_files_are_collected_and_a_shared_model_is_one() {
+fn complaints_about_all_files_are_collected_including_a_shared_model() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     write("a.toml", "[pool]\nmodel = 'dogs'");
@@ -228,13 +228,13 @@ fn complaints_of_all_files_are_collected_and_a_shared_model_is_one() {
 }
 
 #[test]
-fn every_shipped_policy_is_good_and_fits_the_default_settings() {
+fn every_shipped_policy_is_valid_and_fits_the_default_settings() {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
     let settings = eirs_platform::settings::Settings::default();
     let policies = load_dir(&shipped).unwrap();
     assert_eq!(policies.pools.keys().collect::<Vec<_>>(), ["default"]);
     assert_eq!(policies.complaints(&shipped, &settings), []);
-    // The examples are each to be used by itself.
+    // Each example is meant to be used by itself.
     let examples = read_folder(&shipped.join("examples")).unwrap();
     assert!(examples.files.len() >= 5 && examples.misnamed.is_empty());
     for (name, policy) in examples.files {
@@ -245,7 +245,7 @@ fn every_shipped_policy_is_good_and_fits_the_default_settings() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_a_complaint() {
+fn a_missing_folder_is_a_complaint() {
     let complaints = load_dir(Path::new("no/such/folder")).unwrap_err();
     assert!(complaints[0].to_string().starts_with("no/such/folder: the policy folder cannot be read"));
 }

@@ -41,7 +41,7 @@ async fn until(look: impl AsyncFn() -> bool) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(LONG, looks).await.expect("it happens");
+    timeout(LONG, looks).await.expect("it returns true before the deadline");
 }
 
 impl Rig {

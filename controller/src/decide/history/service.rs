@@ -94,7 +94,7 @@ mod tests {
 
     fn report(count: u64, mean_ms: f64, p95_ms: f64) -> WorkerReport {
         let view = says(busy("p-1"), Phase::Ready, 1, None);
-        let report = view.heard.expect("it spoke").report;
+        let report = view.heard.expect("it has reported").report;
         WorkerReport { service: ServiceTimes { count, mean_ms, p95_ms }, slots: 4, at_once: 2, ..report }
     }
 

@@ -90,11 +90,11 @@ impl<'a> Rig<'a> {
         let made = call.tag_specifications(tags.build()).send().await.expect("instances");
         let ids: Vec<_> = made.instances().iter().filter_map(|i| i.instance_id.clone()).collect();
         self.until(&ids, "running").await;
-        ec2.stop_instances().set_instance_ids(Some(ids.clone())).send().await.expect("they stop");
+        ec2.stop_instances().set_instance_ids(Some(ids.clone())).send().await.expect("stopped");
         self.until(&ids, "stopped").await;
         let tagged =
             ec2.create_tags().set_resources(Some(ids)).tags(tag(tag::HANDED_OVER, tag::YES)).send().await;
-        tagged.expect("they are handed over");
+        tagged.expect("tagged as handed over");
     }
 
     async fn until(&self, ids: &[String], state: &str) {
@@ -251,7 +251,7 @@ async fn a_machine_terminated_by_someone_else_disappears_and_the_others_stay() {
     let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     let instance = rig.started().await;
-    rig.fleet.client.terminate_instances().instance_ids(&instance.id).send().await.expect("it goes");
+    rig.fleet.client.terminate_instances().instance_ids(&instance.id).send().await.expect("terminated");
     let listed = rig.until_listed("it is gone", |listed| listed.len() == 2).await;
     assert!(listed.iter().all(|other| other.id != instance.id));
     rig.emulator.fault(&json!({
@@ -272,7 +272,7 @@ async fn a_drain_names_its_generation_and_is_sent_until_the_machine_has_received
         &format!("instance/{}/agent", instance.id),
         &json!({ "up": false }).to_string(),
     );
-    rig.fleet.drain(&instance.id, Duration::from_secs(60)).await.expect("it drains from now on");
+    rig.fleet.drain(&instance.id, Duration::from_secs(60)).await.expect("it drains");
     let draining = rig.list().await.into_iter().find(|i| i.id == instance.id).expect("listed");
     assert_eq!((draining.state, draining.generation), (State::Draining, instance.generation.clone()));
     rig.emulator.harness(

@@ -1,4 +1,5 @@
-// Talks to the server: uploads, results, and the stream of events. The token, where one is wanted, lives in this tab only.
+// The client of the server's API: uploads, results, and the stream of events. The token, if one is
+// needed, is kept in this tab only.
 
 const KEY = "eirs-token";
 const wanted = [];
@@ -9,7 +10,10 @@ function headers(more, shown) {
   return shown ? { ...more, Authorization: `Bearer ${shown}` } : more;
 }
 
-/** Is called when the server wants a token; with what is wrong with the one that it got, if it got one. */
+/**
+ * Registers a listener that is called when the server requires a token. It gets the reason why the
+ * previous token was refused, or an empty string if none was sent.
+ */
 export function onTokenWanted(listener) {
   wanted.push(listener);
 }
@@ -18,7 +22,10 @@ export function setToken(text) {
   sessionStorage.setItem(KEY, text.trim());
 }
 
-/** Whether the answer to a request that showed this token asks for another one. If there is another by now, it is to be tried first. */
+/**
+ * Returns whether the server refused the token `shown` of this request. If the token has changed
+ * since, returns false, so that the new one is tried first.
+ */
 function refused(status, text, shown) {
   if (status !== 401 || shown !== token()) return false;
   const why = shown ? problem(status, text) : "";
@@ -26,23 +33,23 @@ function refused(status, text, shown) {
   return true;
 }
 
-/** What an answer says when it is no result. */
+/** Returns the error message of a response. */
 function problem(status, text) {
   try {
     const { detail, title } = JSON.parse(text);
     if (detail || title) return detail || title;
-  } catch { /* not ours */ }
+  } catch { /* not JSON */ }
   return status === 401 ? "this service needs a token" : `the server answered ${status}`;
 }
 
 /**
- * Uploads one image; `onSent` gets the share that is sent.
- * Answers { result } | { pending: path, after: seconds } | { error, again: seconds or undefined } | { locked: true }, when it wants
- * a token that this page has not.
+ * Uploads one image; calls `onSent` with the share of the body that was sent. Resolves to
+ * { result }, { pending: path, after: seconds }, { error, again: seconds or undefined }, or
+ * { locked: true } if the server requires a token that this page does not have.
  */
 export function upload(file, model, onSent) {
   return new Promise((resolve) => {
-    // fetch cannot tell how much of a body has left.
+    // fetch does not report the progress of an upload.
     const request = new XMLHttpRequest();
     const query = new URLSearchParams({ wait: "2s", top: "5", ...(model ? { model } : {}) });
     const shown = token();
@@ -57,7 +64,7 @@ export function upload(file, model, onSent) {
   });
 }
 
-/** Asks for a result that was not there yet; answers as `upload`. */
+/** Asks for a pending result; resolves to the same values as `upload`. */
 export async function ask(path) {
   const shown = token();
   try {
@@ -80,15 +87,15 @@ function answer(status, text, header, shown) {
       return { error: "the server's response cannot be read" };
     }
   }
-  // The server's estimate is for those who count requests; a person wants to see it at once.
+  // The server's estimate is for clients with a limited rate; a person expects the result at once.
   if (status === 202) return { pending: header("location"), after: Math.min(after, 1) };
   const again = status === 401 ? 0 : status === 429 || status === 503 ? after : undefined;
   return { error: problem(status, text), again };
 }
 
 /**
- * Follows the server's events. `onEvent(name, data)` hears each, `onState` hears "connecting", "live", "locked" and "lost".
- * Answers a function that tries at once.
+ * Follows the server's events. Calls `onEvent(name, data)` for each, and `onState` with
+ * "connecting", "live", "locked" or "lost". Returns a function that reconnects at once.
  */
 export function follow(onEvent, onState) {
   let wake = () => {};
@@ -106,12 +113,12 @@ export function follow(onEvent, onState) {
           failures = 0;
           onState("live");
         });
-      } catch { /* it is tried again in any case */ }
+      } catch { /* retried below */ }
       onState(isLocked ? "locked" : failures === 0 ? "connecting" : "lost");
       const pause = Math.min(500 * 2 ** failures, 10_000);
       await new Promise((resolve) => {
         wake = resolve;
-        // It may have been asked for while the last try was under way.
+        // A reconnect may have been requested during the last attempt.
         setTimeout(resolve, isAsked ? 0 : pause);
       });
     }
@@ -120,10 +127,10 @@ export function follow(onEvent, onState) {
   return again;
 }
 
-/** Longer than the server is ever silent. */
+/** Longer than the server's interval between keep-alives. */
 const SILENCE_MS = 15_000;
 
-/** Answers, when it ends, whether that was for lack of a token. */
+/** Reads events until the stream ends. Resolves to whether it ended for lack of a token. */
 async function read(onEvent, onOpen) {
   const stop = new AbortController();
   let timer;

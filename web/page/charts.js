@@ -1,11 +1,15 @@
-// The last hour, or what is known of it, as three small plots. A row is what the server says of ten seconds; between two that are far apart is a gap.
+// Three small plots of up to the last hour. A row covers ten seconds; if two rows are far apart,
+// the plot has a gap.
 
 import { count, duration, plural, rate, stretch } from "./words.js";
 
 const WIDTH = 600;
 const HEIGHT = 120;
 const SPAN_S = 3600;
-/** What is known of less than an hour fills the plot all the same. */
+/**
+ * The minimum span of the plots, which otherwise show as much of the last hour as there is data
+ * for.
+ */
 const LEAST_SPAN_S = 600;
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -13,14 +17,14 @@ let rows = [];
 let everyS = 10;
 let spanS = LEAST_SPAN_S;
 
-/** Takes the past as `{ every_s, columns, rows }`. */
+/** Sets the past as `{ every_s, columns, rows }`. */
 export function begin(timeline) {
   everyS = timeline.every_s;
   rows = timeline.rows.map((row) => Object.fromEntries(timeline.columns.map((name, place) => [name, row[place]])));
   draw();
 }
 
-/** Adds what is now, at most once for each step. */
+/** Adds the current values, at most one row per step. */
 export function add(status) {
   const controller = status.controller;
   if (!controller) return;
@@ -38,7 +42,8 @@ export function add(status) {
   };
   const before = rows[rows.length - 1];
   if (before && before.live && moment - before.since < everyS) {
-    // Of a step that is not over, peaks stay. Workers have none: one that was starting and is ready now would count twice.
+    // Within a step, keep the maximum of rates and of the backlog. Not of workers: one that was
+    // starting and is now ready would count twice.
     for (const key of ["arrivals_per_s", "done_per_s", "backlog"]) row[key] = Math.max(row[key], before[key]);
     Object.assign(before, row);
   } else {
@@ -53,7 +58,7 @@ draw();
 function draw() {
   const end = rows.length ? rows[rows.length - 1].at : 0;
   spanS = rows.length ? Math.min(SPAN_S, Math.max(LEAST_SPAN_S, end - rows[0].at)) : LEAST_SPAN_S;
-  // A heading that is written again is read aloud again.
+  // Writing a heading makes screen readers read it again.
   const title = `The last ${stretch(spanS)}`;
   if (document.getElementById("past").textContent !== title) document.getElementById("past").textContent = title;
   const x = (row) => WIDTH - ((end - row.at) / spanS) * WIDTH;
@@ -75,14 +80,14 @@ function draw() {
   label("instances", `${count(latest?.ready)} workers are ready and ${count(latest?.desired)} wanted`);
 }
 
-/** The next round number. */
+/** Returns the next round number. */
 function nice(value) {
   if (value <= 1) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value);
 }
 
-/** Stretches without a gap; within each, the given path. */
+/** Splits the rows at gaps, and joins the paths of the parts. */
 function stretches(path) {
   const parts = [];
   let part = [];
@@ -127,6 +132,6 @@ function plot(id, top, paths) {
 }
 
 function label(id, text) {
-  const told = rows.length ? text : "no data";
-  document.getElementById(id).setAttribute("aria-label", `Over the last ${stretch(spanS)}: ${told}.`);
+  const described = rows.length ? text : "no data";
+  document.getElementById(id).setAttribute("aria-label", `Over the last ${stretch(spanS)}: ${described}.`);
 }

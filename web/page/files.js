@@ -1,21 +1,23 @@
-// The files of a drop, of a paste and of the two dialogues. Of a folder these are the images in it, however deep they lie.
+// The files of a drop, of a paste and of the two dialogs. From folders, only the images, at any
+// depth.
 
 import { count, plural } from "./words.js";
 
-/** What the workers read; a browser that does not know an ending names no type. */
+/** The types that the workers read. A browser that does not know an extension gives no type. */
 const TYPES = ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/vnd.microsoft.icon", "image/x-icon", "image/heic", "image/heif", "image/avif"];
 const ENDINGS = /\.(jpe?g|jpe|jfif|a?png|webp|gif|bmp|dib|tiff?|ico|p[bgpn]m|pam|qoi|hei[cf]|hif|avif)$/i;
-/** What systems leave in folders for themselves. */
+/** Files that operating systems create in folders. */
 const HIDDEN = /^(\..*|thumbs\.db|desktop\.ini|__macosx)$/i;
 /** `2.jpg` comes before `10.jpg`. */
 const order = new Intl.Collator("en", { numeric: true });
 
 /**
- * Answers { images: [{ file, name }], folders, left, unread }: how many folders were given, how many files in them are no images,
- * and how much could not be read. `onFound` gets the number of files found in folders so far.
+ * Resolves to { images: [{ file, name }], folders, left, unread }: the number of folders, the
+ * number of files in them that are not images, and the number of entries that could not be read.
+ * Calls `onFound` with the number of files found in folders so far.
  */
 export async function dropped(transfer, onFound) {
-  // All of it has to be taken within the event: a moment later the transfer is empty.
+  // Read all items during the event; afterwards the transfer is empty.
   const given = [...transfer.items]
     .filter((item) => item.kind === "file")
     .map((item) => ({ entry: item.webkitGetAsEntry?.(), file: item.getAsFile() }));
@@ -33,12 +35,12 @@ export async function dropped(transfer, onFound) {
   return end;
 }
 
-/** The same of a list of files, of which the browser has opened folders itself. */
+/** Like `dropped`, for a list of files from a dialog, where the browser has read the folders. */
 export function picked(files) {
   const end = { images: [], folders: 0, left: 0, unread: 0 };
   const inFolder = [];
   for (const file of files) {
-    // The folder itself was meant, whatever it is called.
+    // The name of the folder itself is not checked, because the user chose it.
     const [, ...path] = (file.webkitRelativePath || "").split("/");
     if (!path.length) {
       end.images.push({ file, name: file.name });
@@ -68,7 +70,7 @@ async function walk(folder, path, found, end, onFound) {
   for (const entry of seen) if (entry.isDirectory) await walk(entry, `${path}${entry.name}/`, found, end, onFound);
 }
 
-/** A browser hands a folder out in portions, of which the last one is empty. */
+/** A browser returns the entries of a folder in batches; an empty batch is the last one. */
 async function children(folder) {
   const reader = folder.createReader();
   const all = [];
@@ -79,7 +81,9 @@ async function children(folder) {
   }
 }
 
-/** Folders come in the order of their disk, which is nobody's. */
+/**
+ * Keeps the images, sorted by name, because browsers return the entries of a folder in any order.
+ */
 function sort(found, end) {
   const isImage = ({ file }) => TYPES.includes(file.type) || ENDINGS.test(file.name);
   const images = found.filter(isImage).sort((one, other) => order.compare(one.name, other.name) || (one.name < other.name ? -1 : 1));
@@ -87,12 +91,12 @@ function sort(found, end) {
   end.images.push(...images);
 }
 
-/** What became of the folders, in plain words; empty where there is nothing to say. */
-export function said({ images, folders, left, unread }) {
+/** Returns a summary of the folders for the user; empty if there is nothing to report. */
+export function summaryOf({ images, folders, left, unread }) {
   if (!folders) return "";
-  const told = [];
-  if (!images.length) told.push(folders === 1 ? "No images in this folder." : "No images in these folders.");
-  if (left) told.push(`${plural(left, "file")} left out: no image type that is read.`);
-  if (unread) told.push(`${count(unread)} could not be read.`);
-  return told.join(" ");
+  const sentences = [];
+  if (!images.length) sentences.push(folders === 1 ? "No images in this folder." : "No images in these folders.");
+  if (left) sentences.push(`${plural(left, "file")} left out: no image type that is read.`);
+  if (unread) sentences.push(`${count(unread)} could not be read.`);
+  return sentences.join(" ");
 }

@@ -1,20 +1,24 @@
-// What the service does now: figures, fleet, decisions. Drawn from each event; the server sends one when something changed.
+// The current state of the service: figures, fleet, decisions. Drawn from each event, which the
+// server sends when something changed.
 
 import { count, duration, money, plural, rate } from "./words.js";
 
 const at = (id) => document.getElementById(id);
-/** More instances than a screen holds are told as numbers. */
+/** Maximum number of instances that are drawn one by one; the others are counted. */
 const MOST_SHOWN = 120;
-/** A controller looks every few seconds; after this many of its longest pauses it is gone. */
+/** A controller that makes no pass for this many ticks counts as stopped. */
 const SILENT_TICKS = 5;
 
 const ORDER = ["ready", "starting", "draining", "drained", "stopping", "stopped"];
 const WORDS = { drained: "leaving", stopped: "parked" };
 
 let last = null;
-/** Server's clock minus ours, in milliseconds: ages are told by the server's. */
+/**
+ * The server's clock minus the browser's, in milliseconds. Ages are computed with the server's
+ * clock.
+ */
 let skew = 0;
-/** When the server was last heard, by our clock, if it is not any more. */
+/** The time of the last event, by the browser's clock, if the connection is lost. */
 let lostAt = null;
 let heardAt = null;
 
@@ -26,13 +30,16 @@ export function show(status) {
   draw();
 }
 
-/** What is shown is of now, or of then. */
+/** Sets the state of the connection. */
 export function connection(state) {
   if (state !== "connecting") lostAt = state === "live" ? null : heardAt;
   if (last) draw();
 }
 
-/** The pool of a model, and when it was looked at, by our clock; null where nothing is known of it, or not any more. */
+/**
+ * Returns the pool of a model, and when the controller observed it, by the browser's clock. Returns
+ * null if there is no current data.
+ */
 export function poolOf(model) {
   const controller = last && last.controller;
   if (lostAt || !controller || isSilent(controller)) return null;
@@ -44,7 +51,7 @@ function isSilent(controller) {
   return (now() - Date.parse(controller.at)) / 1000 > SILENT_TICKS * seconds(controller.tick) + 10;
 }
 
-// Ages go on while nothing happens.
+// Ages increase even without events.
 setInterval(() => last && draw(), 1000);
 
 const now = () => Date.now() + skew;
@@ -77,33 +84,33 @@ function figure(id, value, detail = "") {
   at(id).replaceChildren(value || "\u2013", small);
 }
 
-/** What is wrong with the service as a whole, in a sentence. */
+/** Shows the problems of the service as a whole. */
 function notice(controller) {
-  const told = [];
+  const sentences = [];
   if (lostAt) return void tell([`No connection to the server since ${lostAt.toLocaleTimeString()}: the data below is old.`]);
-  if (last.draining) told.push("This server is shutting down.");
+  if (last.draining) sentences.push("This server is shutting down.");
   if (!controller) {
-    told.push("No controller is running on this host: no data about the fleet here.");
+    sentences.push("No controller is running on this host: no data about the fleet here.");
   } else {
     if (isSilent(controller)) {
       const since = new Date(controller.at).toLocaleTimeString();
-      told.push(`No news from the controller since ${since}: the data about the fleet is old.`);
+      sentences.push(`No news from the controller since ${since}: the data about the fleet is old.`);
     }
-    told.push(...controller.policy_errors, ...controller.problems);
-    if (controller.operator_error) told.push(controller.operator_error);
+    sentences.push(...controller.policy_errors, ...controller.problems);
+    if (controller.operator_error) sentences.push(controller.operator_error);
   }
-  tell(told);
+  tell(sentences);
 }
 
 function tell(sentences) {
   const box = at("controller");
   const text = sentences.join("\n");
   box.hidden = !text;
-  // A screen reader says what changed, and not every second the same.
+  // Write only changes, because a screen reader reads out each write.
   if (box.textContent !== text) box.textContent = text;
 }
 
-/** Of a duration as the settings write it, such as `1m 30s`. */
+/** Parses a duration as in the settings, such as `1m 30s`. */
 function seconds(text) {
   const units = { ms: 0.001, s: 1, m: 60, h: 3600, day: 86400, days: 86400 };
   return [...String(text).matchAll(/(\d+)\s*([a-z]+)/g)].reduce((sum, [, number, unit]) => sum + number * (units[unit] || 0), 0);

@@ -1,8 +1,8 @@
-// The page: where images come from, and who hears of what the server says.
+// Connects the parts of the page: inputs for images, the server's events, and the views.
 
 import { follow, onTokenWanted, setToken } from "./api.js";
 import * as charts from "./charts.js";
-import { dropped, picked, said } from "./files.js";
+import { dropped, picked, summaryOf } from "./files.js";
 import * as live from "./live.js";
 import * as uploads from "./uploads.js";
 import { bytes, plural } from "./words.js";
@@ -10,20 +10,20 @@ import { bytes, plural } from "./words.js";
 const at = (id) => document.getElementById(id);
 const STATES = { connecting: "connecting", live: "live", locked: "token needed", lost: "no connection, retrying" };
 
-/** What this server shows of the page: both halves, or one. */
+/** The halves of the page that this server shows: one of them, or both. */
 const { half } = document.body.dataset;
 
 const chosen = () => (at("models").hidden ? "" : at("model").value);
 
 function take(given, model) {
   if (!given.images.length && !given.folders) return;
-  at("folder-said").textContent = said(given);
+  at("folder-said").textContent = summaryOf(given);
   uploads.add(given.images, model);
 }
 
 async function takeFrom(transfer) {
   if (half === "live") return;
-  // Who changes the choice while a folder is read means what comes next.
+  // A choice of another model while a folder is read applies to later images.
   const model = chosen();
   const looking = (files) => {
     if (files) at("folder-said").textContent = `Looking through the folder: ${plural(files, "file")} so far.`;
@@ -34,11 +34,11 @@ async function takeFrom(transfer) {
 for (const id of ["files", "folder"]) {
   at(id).addEventListener("change", (event) => {
     take(picked(event.target.files), chosen());
-    // The same file may be chosen once more.
+    // Allow the same file to be chosen again.
     event.target.value = "";
   });
 }
-// Phones have no folders to choose.
+// Phones cannot choose folders.
 for (const part of [at("folder"), ...at("folder").labels]) part.hidden = !("webkitdirectory" in at("folder"));
 at("clear").addEventListener("click", () => (at("folder-said").textContent = ""));
 
@@ -69,23 +69,23 @@ const again = watch(
     hints(data);
     live.show(data);
     charts.add(data);
-    uploads.tell(data);
+    uploads.update(data);
   },
   (state) => {
     at("connection").dataset.state = state;
     at("connection").textContent = STATES[state];
     live.connection(state);
     if (state === "live") uploads.unlock();
-    uploads.retell();
+    uploads.redraw();
   },
 );
 
 let models = "";
-// Without a status of the service, the page itself has what an upload needs.
+// Without a status of the service, the page contains what an upload needs.
 if (half === "uploads") {
   const known = JSON.parse(document.body.dataset.hints);
   hints(known);
-  uploads.tell(known);
+  uploads.update(known);
 }
 
 function hints(status) {
@@ -99,7 +99,7 @@ function hints(status) {
 
 onTokenWanted((why) => {
   uploads.lock();
-  // A screen reader says it when it changed, and not with each try.
+  // Write only changes, because a screen reader reads out each write.
   if (at("token-why").textContent !== why) at("token-why").textContent = why;
   if (!at("token-form").hidden) return;
   at("token-form").hidden = false;

@@ -1,19 +1,24 @@
-// The images of this page: each goes up, waits for its label, and shows what becomes of it.
+// The images of this page: uploads each, waits for its label, and shows its state.
 
 import { ask, upload } from "./api.js";
 import { poolOf } from "./live.js";
 import { save } from "./save.js";
 import { bytes, percent, plural, waitingFor } from "./words.js";
 
-/** A browser opens six connections to a host; one of them holds the events, and one is for asking after results. */
+/**
+ * Browsers open at most six connections to a host. One holds the events, and one remains for
+ * polling results.
+ */
 const UPLOADS_AT_ONCE = 4;
 const ASKING_AT_ONCE = 2;
-/** A page of more thumbnails is slow; the others are shown when asked for. */
+/** Maximum number of thumbnails that are shown at once, because more make the page slow. */
 const SHOWN = 200;
-/** More images than these are a line each, in a part of the page that scrolls by itself. */
+/**
+ * With more images than this, each takes one line, in a part of the page that scrolls separately.
+ */
 const FEW = 12;
 const TRIES = 5;
-/** From the end of a body to its job in the queue, at most, as a rule. */
+/** The usual maximum time from the end of a body to its job in the queue. */
 const TAKING_IN_MS = 500;
 
 const list = document.getElementById("results");
@@ -28,12 +33,12 @@ const toSend = [];
 const toAsk = [];
 let sending = 0;
 let asking = 0;
-/** A token is wanted: until there is another one, nothing is sent or asked. */
+/** True while a token is required: nothing is sent or polled. */
 let isLocked = false;
 let shown = SHOWN;
 let service = null;
 
-/** Takes files in, each with the name that is shown; what is no image is said, and not sent. */
+/** Adds files, each with its displayed name. Files that cannot be uploaded are listed as failed. */
 export function add(files, model) {
   for (const { file, name } of files) {
     const item = { file, name: name || "pasted image", model, state: "waiting", tries: 0 };
@@ -47,8 +52,8 @@ export function add(files, model) {
   send();
 }
 
-/** The state of the service has changed, and with it the text of a waiting image. */
-export function tell(status) {
+/** Updates the texts of waiting images after a change of the service's state. */
+export function update(status) {
   service = status;
   const waiting = items.filter((item) => item.state === "queued").sort((one, other) => other.sentAt - one.sentAt);
   const after = {};
@@ -57,7 +62,8 @@ export function tell(status) {
     if (known && known.pool.visible !== null && item.sentAt + TAKING_IN_MS < known.seenAt) {
       after[item.model] ??= 0;
       const before = known.pool.visible - 1 - after[item.model];
-      // Images are taken in the order in which they came: those of others that came later do not count.
+      // Jobs are received in the order in which they arrived, so later images of other clients do
+      // not count.
       item.before = Math.max(0, Math.min(item.before ?? before, before));
       after[item.model] += 1;
     }
@@ -65,23 +71,24 @@ export function tell(status) {
   }
 }
 
-/** Shows again what each image waits for. */
-export function retell() {
+/** Redraws the state of each waiting image. */
+export function redraw() {
   for (const item of items) if (item.state === "waiting" || item.state === "queued") write(item);
 }
 
 export function lock() {
   isLocked = true;
-  retell();
+  redraw();
 }
 
-/** There is another token, and it is tried with everything that waits for one. */
+/** Retries everything that waits for a token, because there is a new one. */
 export function unlock() {
   if (!isLocked) return;
   isLocked = false;
-  // Of a large upload that is refused a browser may only see that it was cut off.
+  // If a large upload is refused, a browser may only see a broken connection, which counted as an
+  // attempt.
   for (const item of items) item.tries = 0;
-  retell();
+  redraw();
   send();
   lookAfter();
 }
@@ -128,14 +135,15 @@ function settle(item, end) {
   if (item.isGone) return;
   if (end.result) {
     item.state = "done";
-    // A result that was asked for until it was there comes from the store like a repeated one, but this image was waited for.
+    // A polled result comes from the store, but it is not a cached one: it was classified for this
+    // upload.
     item.result = item.path ? { ...end.result, cached: false } : end.result;
   } else if (end.pending) {
     queued(item);
     item.path = end.pending;
     later(toAsk, item, end.after, lookAfter);
   } else if (end.locked) {
-    // Nothing is wrong with the image.
+    // The image itself has no error.
     if (!item.path) item.state = "waiting";
     (item.path ? toAsk : toSend).unshift(item);
   } else if (end.again !== undefined && item.tries < TRIES) {
@@ -161,7 +169,7 @@ function later(queue, item, seconds, next) {
 function fail(item, why) {
   item.state = "failed";
   item.why = why;
-  // However many there are, none that failed is overlooked.
+  // Images that failed are always shown.
   if (!item.entry) show();
 }
 
@@ -202,7 +210,7 @@ which.addEventListener("change", () => {
 
 for (const kind of ["csv", "json"]) document.getElementById(`save-${kind}`).addEventListener("click", () => save(rows(), kind));
 
-/** What is known of each image that is done with. */
+/** Returns the rows of all images that are done or failed. */
 function rows() {
   const settled = items.filter((item) => item.state === "done" || item.state === "failed");
   return settled.map(({ name, state, result, why }) => {
@@ -247,7 +255,7 @@ function make(item) {
   const body = element("div", "body");
   const title = element("div", "name");
   title.title = item.name;
-  // Where it is too long, the folder gives way first.
+  // If the name is too long, the folder is shortened first.
   const folder = item.name.slice(0, item.name.lastIndexOf("/") + 1);
   if (folder) title.append(element("span", "folder", folder));
   title.append(element("span", "file", item.name.slice(folder.length)));

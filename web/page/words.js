@@ -1,8 +1,8 @@
-// Numbers and times as people say them. Nothing here touches the page.
+// Formats numbers and times for people. Nothing here accesses the page.
 
 const numbers = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
-/** A count, or a dash for what is not known. */
+/** Formats a count, or a dash if it is unknown. */
 export function count(value) {
   return value === null || value === undefined ? "\u2013" : numbers.format(value);
 }
@@ -11,7 +11,7 @@ export function plural(number, noun) {
   return `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** How many a second; slow ones are told by the minute. */
+/** Formats a rate per second, or per minute if it is low. */
 export function rate(perSecond) {
   if (!(perSecond > 0)) return "0/s";
   if (perSecond >= 10) return `${count(Math.round(perSecond))}/s`;
@@ -19,7 +19,7 @@ export function rate(perSecond) {
   return `${(perSecond * 60).toFixed(perSecond >= 1 / 6 ? 0 : 1)}/min`;
 }
 
-/** A length of time: 8 s, 3 min, 2 h 5 min. */
+/** Formats a duration: 8 s, 3 min, 2 h 5 min. */
 export function duration(seconds) {
   const whole = Math.max(0, Math.round(seconds));
   if (whole < 90) return `${whole} s`;
@@ -41,25 +41,26 @@ export function bytes(size) {
   return mib >= 1 ? `${numbers.format(mib)} MiB` : `${numbers.format(Math.max(1, size / 1024))} KiB`;
 }
 
-/** A share between 0 and 1. */
+/** Formats a share between 0 and 1. */
 export function percent(share) {
   const value = share * 100;
   return value >= 99.95 || value === 0 ? `${value.toFixed(0)} %` : `${value.toFixed(value < 10 ? 1 : 0)} %`;
 }
 
-/** The stretch that the plots show, as it follows "the last". */
+/** Formats the span of the plots, to follow "the last". */
 export function stretch(seconds) {
   const minutes = Math.floor(seconds / 60);
   return minutes >= 59 ? "hour" : `${minutes} minutes`;
 }
 
 /**
- * What is known of an image that was sent and has no label yet, and no more than that. `pool` is null while nothing is known of its
- * workers; `before` is about how many images wait before it, and null while nobody has looked since it came.
+ * Returns the state of an uploaded image without a label. `pool` is null if the state of its
+ * workers is unknown; `before` is the approximate number of images before it, or null if the queue
+ * was not observed since it arrived.
  */
 export function waitingFor(pool, before) {
   if (!pool) return "waiting for its label";
-  // What was seen in the queue, where none waits any more, is in somebody's hands.
+  // The image was observed in the queue, which is now empty, so a worker has it.
   if (before !== null && pool.visible === 0 && pool.in_flight > 0) return "classifying";
   if (!pool.ready) {
     const delay = pool.learnt && pool.learnt.start_delay_s;

@@ -1,5 +1,5 @@
-//! What an image shows: the classifiers, behind one trait. A classifier is synchronous and keeps a
-//! core busy; the worker runs one on each thread of a bounded pool.
+//! Classifiers, which share one trait. A classifier is synchronous and keeps a core busy; the
+//! worker runs one on each thread of a pool of fixed size.
 
 pub mod fit;
 pub mod inspect;
@@ -24,43 +24,43 @@ use eirs_platform::{
 };
 use serde::Serialize;
 
-/// An image as it was uploaded.
+/// An uploaded image.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// The uploader's name for it: only shown, never trusted as a path.
+    /// The name given by the client: only displayed, never used as a path.
     pub name: String,
-    /// The file.
+    /// The content of the file.
     pub bytes: Bytes,
 }
 
-/// Why there is no answer.
+/// The reason why an image has no label.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The image can never work; a sentence for the uploader.
+    /// The image is invalid and never works; a sentence for the client.
     #[error("{0}")]
     Rejected(String),
-    /// Another attempt, here or elsewhere, may work; a sentence for the operator.
+    /// Another attempt may succeed, on this worker or another; a sentence for the operator.
     #[error("{0}")]
     Failed(String),
-    /// The classifier itself asks for another attempt later; a sentence for the operator.
+    /// The classifier asks for another attempt later; a sentence for the operator.
     #[error("{0}")]
     Later(String),
 }
 
-/// Classifies images, one value for each thread. `worker/examples/own_classifier.rs` is a whole
-/// one.
+/// Classifies images; each thread has its own value. See `worker/examples/own_classifier.rs` for a
+/// complete example.
 ///
 /// ```
 /// use eirs_platform::job::Guess;
 /// use eirs_worker::classify::{Classifier, Failure, Image};
 ///
-/// /// Judges an image by the length of its file.
+/// /// Judges an image by the size of its file.
 /// struct Scales;
 ///
 /// impl Classifier for Scales {
 ///     fn classify(&mut self, images: &[Image]) -> Vec<Result<Vec<Guess>, Failure>> {
 ///         let weigh = |image: &Image| match image.bytes.len() {
-///             0 => Err(Failure::Rejected("there is nothing in it".into())),
+///             0 => Err(Failure::Rejected("the image is empty".into())),
 ///             1..1_000_000 => Ok(vec![Guess { label: "light".into(), confidence: 1.0 }]),
 ///             _ => Ok(vec![Guess { label: "heavy".into(), confidence: 1.0 }]),
 ///         };
@@ -73,62 +73,64 @@ pub enum Failure {
 /// assert_eq!(answers[0].as_ref().unwrap()[0].label, "light");
 /// ```
 pub trait Classifier: Send {
-    /// One answer for each image, in their order: guesses, best first, never empty, at most the
-    /// `top` of the settings. Never panics and never hangs, whatever the images hold.
+    /// Classifies `images` and returns one result per image, in the same order. A success is a list
+    /// of guesses, best first, of at least 1 and at most `top` (a setting). Must neither panic nor
+    /// hang, whatever the images contain.
     fn classify(&mut self, images: &[Image]) -> Vec<Result<Vec<Guess>, Failure>>;
 }
 
-/// A model that was loaded and checked; the threads share what they can of it.
+/// A loaded and checked model, of which the threads share as much as possible.
 pub trait Loaded: Send + Sync {
-    /// What classifies, for logs and reports, e.g. `onnxruntime 1.23.2`, `rten 0.27`, `script
-    /// once`.
+    /// Returns the name of the engine for logs and reports, such as `onnxruntime 1.23.2`, `rten
+    /// 0.27` or `script once`.
     fn engine(&self) -> &str;
 
-    /// A classifier for one more thread.
+    /// Creates a classifier for one thread.
     fn classifier(&self) -> anyhow::Result<Box<dyn Classifier>>;
 
-    /// All that is known of the model, for `eirs model check` and the log.
+    /// Describes the model, for `eirs model check` and the log.
     fn describe(&self) -> Description;
 
-    /// What looks wrong with the settings, judged by how the model answers to this image.
+    /// Returns hints about settings that look wrong, judged by the output of the model for this
+    /// image.
     fn hints(&self, _image: &Image) -> Vec<String> {
         Vec::new()
     }
 }
 
-/// What a model is made of, as far as it says so.
+/// The description of a model, as far as it is known.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Description {
-    /// The model file, the command, or what else classifies.
+    /// The model file or the command.
     pub model: String,
     /// See [`Loaded::engine`].
     pub engine: String,
-    /// What would make it better, if anything.
+    /// Advice for better results or speed, if any.
     pub advice: Option<String>,
-    /// What goes in.
+    /// The inputs of the model.
     pub inputs: Vec<Port>,
-    /// What comes out.
+    /// The outputs of the model.
     pub outputs: Vec<Port>,
-    /// Which output holds the scores, and what they are; empty where that is the script's affair.
+    /// The output with the scores, and their kind; empty for a script.
     pub scores: String,
-    /// How many labels there are; 0 where that is the script's affair.
+    /// The number of labels; 0 for a script.
     pub labels: usize,
-    /// Where they come from.
+    /// The source of the labels.
     pub labels_from: String,
-    /// The first few of them.
+    /// The first few labels.
     pub first_labels: Vec<String>,
-    /// What happens to an image before the model sees it, in words.
+    /// The preprocessing of an image before inference, in words.
     pub preprocessing: String,
 }
 
 /// An input or an output of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Port {
-    /// As the model file names it.
+    /// The name in the model file.
     pub name: String,
-    /// The type of its elements, e.g. `f32`.
+    /// The element type, such as `f32`.
     pub kind: String,
-    /// Its dimensions; `None` for one that the file leaves open.
+    /// The dimensions; `None` for one that the file leaves open.
     pub shape: Vec<Option<usize>>,
 }
 
@@ -140,12 +142,11 @@ impl fmt::Display for Port {
     }
 }
 
-/// Loads the model that the settings describe and checks everything that can be checked before the
-/// first image.
+/// Loads a model and checks everything that can be checked before the first image.
 ///
 /// # Errors
 ///
-/// One sentence that names what is wrong and where.
+/// Returns one sentence that names the problem and its place.
 pub fn load(model: &Model) -> anyhow::Result<Box<dyn Loaded>> {
     Ok(match model.classifier {
         settings::Classifier::Onnx => Box::new(onnx::Onnx::load(model)?),
@@ -154,41 +155,41 @@ pub fn load(model: &Model) -> anyhow::Result<Box<dyn Loaded>> {
     })
 }
 
-/// The files of this machine that a model needs beside its settings, each with the setting that
-/// names it, or that would name it where it is found by where it lies: so that copies of them
-/// elsewhere, named there, classify the same.
+/// Returns the files on this machine that a model needs, each with the setting that names it, or
+/// that would name a file found by its location. Copies of them elsewhere, with these settings,
+/// classify alike.
 pub fn files(model: &Model) -> Vec<(&'static str, std::path::PathBuf)> {
     match model.classifier {
         settings::Classifier::Onnx => onnx::files(model),
-        // What a script needs only its operator knows.
+        // Only the operator knows the files that a script needs.
         settings::Classifier::Script | settings::Classifier::Noop => Vec::new(),
     }
 }
 
-/// What a loop without any service around it achieves.
+/// The speed of a plain loop, without the service.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct BareLoop {
-    /// Images that were classified.
+    /// The number of classified images.
     pub images: usize,
-    /// Of them, those without an answer.
+    /// The number of images among them that failed.
     pub failed: usize,
-    /// How long that took, loading and a first round excluded.
+    /// The duration in seconds, without loading and warm-up.
     pub seconds: f64,
-    /// Images in one second.
+    /// Images per second.
     pub per_second: f64,
 }
 
-/// Decodes, resizes and classifies `images`, `repeat` times over, on a number of threads: the
-/// yardstick of the service.
+/// Decodes, resizes and classifies all `images`, `repeat` times, on the given number of threads.
+/// The service is compared with this.
 ///
 /// # Errors
 ///
-/// Where the model cannot be loaded, or there is nothing to do.
+/// Fails if the model cannot be loaded, or if any argument is empty or zero.
 pub fn bare_loop(model: &Model, images: &[Image], threads: usize, repeat: usize) -> anyhow::Result<BareLoop> {
     anyhow::ensure!(!images.is_empty() && threads > 0 && repeat > 0, "the bare loop has nothing to do");
     let loaded = load(model)?;
     let mut classifiers = (0..threads).map(|_| loaded.classifier()).collect::<anyhow::Result<Vec<_>>>()?;
-    // The first inference of a session sets up its buffers.
+    // The first inference of a session allocates its buffers.
     classifiers.iter_mut().for_each(|classifier| drop(classifier.classify(&images[..1])));
 
     let total = images.len() * repeat;
@@ -224,14 +225,14 @@ pub fn bare_loop(model: &Model, images: &[Image], threads: usize, repeat: usize)
 ///
 /// # Errors
 ///
-/// Where the file cannot be read.
+/// Fails if the file cannot be read.
 pub fn read_image(path: &std::path::Path) -> anyhow::Result<Image> {
     let bytes = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(Image { name, bytes: bytes.into() })
 }
 
-/// What a panic said, for a [`Failure`].
+/// Returns the message of a panic, for a [`Failure`].
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given")

@@ -1,9 +1,9 @@
-//! Finds the preprocessing of a model by trying: on images whose labels are known, the right way
-//! names most of them rightly, and with the most confidence.
+//! Finds the preprocessing of a model by experiment: on images with known labels, the correct
+//! preprocessing gives the most correct labels, with the highest confidence.
 //!
-//! Not every combination is tried. What the numbers are decides most, so that comes first, with
-//! both orders of the colours; then how the picture is cut, with the best few of these; then the
-//! filter, with the best few of those.
+//! Not every combination is tried. The value range has the largest effect, so it is tried first,
+//! with both channel orders; then the resize mode, with the best few of these; then the filter,
+//! with the best few of those.
 
 use std::{
     cmp::Ordering,
@@ -15,41 +15,41 @@ use serde::Serialize;
 
 use super::{Image, Loaded, onnx::Onnx};
 
-/// How many of one stage go on to the next.
+/// Number of candidates that each stage passes on.
 const KEPT: usize = 3;
 
-/// An image and what it shows.
+/// An image with a known label.
 #[derive(Debug, Clone)]
 pub struct Known {
     /// The image.
     pub image: Image,
-    /// Its label, as the model calls it.
+    /// Its label, in the model's spelling.
     pub label: String,
 }
 
-/// One way to prepare images, and what came of it.
+/// A tried preprocessing, and its score.
 #[derive(Debug, Clone, Serialize)]
 pub struct Trial {
-    /// In words.
+    /// The preprocessing in words.
     pub what: String,
-    /// Images that were named rightly.
+    /// The number of correctly labelled images.
     pub right: usize,
-    /// Images that were tried.
+    /// The number of images.
     pub images: usize,
-    /// The mean confidence of the right label, from 0 to 1.
+    /// The mean confidence of the correct label, in [0, 1].
     pub confidence: f32,
-    /// The mean logarithm of that, which decides between equals.
+    /// The mean logarithm of that confidence, which breaks ties.
     #[serde(skip)]
     likelihood: f64,
-    /// What the images of each label were called, and how often.
+    /// The confusion matrix.
     #[serde(skip)]
     called: Called,
-    /// The settings.
+    /// The settings with this preprocessing.
     #[serde(skip)]
     pub model: Model,
 }
 
-/// By right label and by the model's best guess: how often.
+/// Number of images by correct label and best guess.
 type Called = BTreeMap<String, BTreeMap<String, usize>>;
 
 impl Trial {
@@ -57,8 +57,8 @@ impl Trial {
         other.right.cmp(&self.right).then(other.likelihood.total_cmp(&self.likelihood))
     }
 
-    /// For each right label the one by which the model calls most of its images, each given once;
-    /// and how many images that makes right.
+    /// Assigns to each correct label the guess that the model gives most often for it, using each
+    /// guess once. Returns the assignment and the number of images that it makes correct.
     fn renamed(&self) -> (BTreeMap<&str, &str>, usize) {
         let mut pairs: Vec<(usize, &str, &str)> = self
             .called
@@ -78,8 +78,7 @@ impl Trial {
         (names, images)
     }
 
-    /// The labels in the order that fits the images, where another order than the model's names far
-    /// more of them rightly.
+    /// Returns the labels in another order if that makes far more images correct.
     pub fn other_order(&self, labels: &[String]) -> Option<Vec<String>> {
         let (names, images) = self.renamed();
         let is_clear = images * 10 >= self.images * 7 && images >= 2 * self.right.max(1) && names.len() > 1;
@@ -93,16 +92,16 @@ impl Trial {
     }
 }
 
-/// All trials, and the labels in the order of the model.
+/// All trials, and the labels of the model.
 #[derive(Debug, Clone)]
 pub struct Fitted {
-    /// The best one first.
+    /// The trials, best first.
     pub trials: Vec<Trial>,
-    /// Of the model, as its settings have them.
+    /// The labels of the model, in the order of the settings.
     pub labels: Vec<String>,
 }
 
-/// One thing that a way to prepare images is made of.
+/// One choice in a preprocessing.
 struct Way {
     what: &'static str,
     set: fn(&mut Model),
@@ -112,7 +111,7 @@ fn numbers(model: &mut Model, divide_by: f32, mean: impl Into<PerChannel>, std: 
     (model.divide_by, model.mean, model.std) = (Some(divide_by), Some(mean.into()), Some(std.into()));
 }
 
-/// What people make of pixels.
+/// Common value ranges of pixels.
 static NUMBERS: [Way; 7] = [
     Way { what: "-1..1", set: |model| numbers(model, 127.5, [1.0], [1.0]) },
     Way { what: "0..1", set: |model| numbers(model, 255.0, [0.0], [1.0]) },
@@ -139,7 +138,7 @@ static NUMBERS: [Way; 7] = [
     Way { what: "0..1, standardised by 0.5 and 0.25", set: |model| numbers(model, 255.0, [0.5], [0.25]) },
 ];
 
-/// What people make of another shape.
+/// Common ways to resize to another aspect ratio.
 static SHAPES: [Way; 6] = [
     Way { what: "crop at 256/224", set: |model| shape(model, ResizeMode::Crop, None) },
     Way { what: "crop", set: |model| shape(model, ResizeMode::Crop, Some(Size::Side(0))) },
@@ -162,7 +161,7 @@ fn shape(model: &mut Model, mode: ResizeMode, resize: Option<Size>) {
     (model.resize_mode, model.resize, model.pad_colour, model.pad_place) = (Some(mode), resize, None, None);
 }
 
-/// What people scale with.
+/// Common resampling filters.
 static FILTERS: [Way; 6] = [
     Way { what: "bilinear", set: |model| filter(model, Filter::Bilinear, true) },
     Way { what: "bicubic", set: |model| filter(model, Filter::Bicubic, true) },
@@ -176,13 +175,13 @@ fn filter(model: &mut Model, filter: Filter, antialias: bool) {
     (model.filter, model.antialias) = (Some(filter), Some(antialias));
 }
 
-/// Tries ways to prepare `known` images for the model of `base`, which names its file and its
-/// labels, and returns them all, the best one first. `says` hears of each one that was tried, with
-/// its number and about how many there are.
+/// Tries preprocessings for the model of `base`, which names its file and labels, on `known`
+/// images. Returns all trials, best first. Calls `says` after each trial, with its number and the
+/// estimated total.
 ///
 /// # Errors
 ///
-/// Where the model cannot be loaded, or knows none of the labels.
+/// Fails if the model cannot be loaded, or if it has none of the labels.
 pub fn fit(
     base: &Model,
     known: &[Known],
@@ -221,7 +220,7 @@ pub fn fit(
             .iter()
             .flat_map(|trial| {
                 let before = format!("{}, ", trial.what);
-                // The first is what was tried before.
+                // The first way is part of the previous stage.
                 ways[1..].iter().map(move |way| tried(&before, way, &trial.model)).collect::<Vec<_>>()
             })
             .map(|(what, model)| (what, sized(model, side)))
@@ -240,7 +239,7 @@ fn tried(before: &str, way: &Way, model: &Model) -> (String, Model) {
     (format!("{before}{}", way.what), model)
 }
 
-/// Means follow the order of the colours, and a grey model has one.
+/// Puts means and deviations in channel order; a grey model has one of each.
 fn fitted(mut model: Model, channels: usize) -> Model {
     let each = |list: &PerChannel| {
         let numbers = list.numbers();
@@ -257,7 +256,7 @@ fn fitted(mut model: Model, channels: usize) -> Model {
     model
 }
 
-/// Sizes that stand for another: 0 for that of the model, 1 for 256/224 of it.
+/// Replaces placeholder sizes: 0 is the model's size, 1 is 256/224 of it.
 fn sized(mut model: Model, (width, height): (u32, u32)) -> Model {
     let grown = |side: u32| (f64::from(side) * 256.0 / 224.0).round() as u32;
     model.resize = match model.resize {
@@ -277,10 +276,10 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Tries all of these; returns the best few of all so far.
+    /// Tries all `ways`; returns the best trials so far.
     fn stage(&mut self, ways: Vec<(String, Model)>) -> Vec<Trial> {
         for (what, model) in ways {
-            // One that does not fit the model is no way to prepare its images.
+            // A preprocessing that does not fit the model is skipped.
             if let Ok(trial) = self.trial(what, model) {
                 self.trials.push(trial);
                 let number = self.trials.len();
@@ -293,8 +292,8 @@ impl Search<'_> {
     fn best(&self) -> Vec<Trial> {
         let mut best = self.trials.clone();
         best.sort_by(Trial::is_better);
-        // Where the labels are in another order than the outputs, the best way is the one whose
-        // guesses are the most of one mind.
+        // If the labels are in a different order than the outputs, the best preprocessing is the
+        // one with the most consistent guesses.
         if best.first().is_some_and(|first| first.right * 2 < first.images) {
             best.sort_by_key(|trial| std::cmp::Reverse(trial.right.max(trial.renamed().1)));
         }
@@ -355,14 +354,14 @@ impl Search<'_> {
     }
 }
 
-/// What came of some of the images.
+/// The sums over some of the images.
 #[derive(Default)]
 struct Judged {
     right: usize,
-    /// The sum of the confidences of their labels, and that of their logarithms.
+    /// The sum of the confidences of the correct labels, and of their logarithms.
     confidence: f32,
     likelihood: f64,
-    /// Right label and best guess of each.
+    /// The correct label and the best guess of each image.
     called: Vec<(String, String)>,
 }
 
@@ -371,7 +370,7 @@ fn judge(loaded: &Onnx, known: &[Known]) -> anyhow::Result<Judged> {
     let mut judged = Judged::default();
     for known in known {
         let answer = classifier.classify(std::slice::from_ref(&known.image)).pop();
-        // An image that cannot be read says nothing for or against any way.
+        // An image that cannot be decoded does not count.
         let Some(Ok(guesses)) = answer else { continue };
         let Some(best) = guesses.first() else { continue };
         judged.right += usize::from(is_same(&best.label, &known.label));
@@ -384,18 +383,19 @@ fn judge(loaded: &Onnx, known: &[Known]) -> anyhow::Result<Judged> {
     Ok(judged)
 }
 
-/// Labels are the same for a person; of synonyms (`tench, Tinca tinca`) the first one does.
+/// Compares labels, ignoring case, `_` and `-`; of synonyms (`tench, Tinca tinca`) the first one
+/// suffices.
 fn is_same(label: &str, other: &str) -> bool {
     let plain = |text: &str| text.trim().replace(['_', '-'], " ").to_lowercase();
     let (label, other) = (plain(label), plain(other));
     label == other || label.split(',').next().is_some_and(|first| first == other)
 }
 
-/// The keys of a table of settings that a trial found, as TOML.
+/// Writes the settings of a trial as a TOML table.
 ///
 /// # Errors
 ///
-/// Never where the settings were read.
+/// Fails only if the settings cannot be serialised.
 pub fn table(name: &str, model: &Model) -> anyhow::Result<String> {
     let all = serde_json::to_value(model)?;
     let usual = serde_json::to_value(Model::default())?;
@@ -432,8 +432,7 @@ pub fn table(name: &str, model: &Model) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// JSON's values are TOML's but for their spaces; numbers of 32 bits are written as people write
-/// them.
+/// Formats a JSON value as TOML. Numbers are shortened to 32 bits, which is how people write them.
 fn value(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::Array(list) => {

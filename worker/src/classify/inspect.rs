@@ -1,5 +1,5 @@
-//! What `eirs model check` shows: the model as it was loaded, its answer to an image, and what
-//! looks wrong.
+//! The report of `eirs model check`: the loaded model, its result for an image, and hints about
+//! wrong settings.
 
 pub mod engines;
 
@@ -15,40 +15,40 @@ use serde::Serialize;
 use super::{Description, Image, Port, load};
 use crate::self_test::grey;
 
-/// A model, looked at.
+/// The report about a model.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// What it is made of.
+    /// The description of the model.
     #[serde(flatten)]
     pub description: Description,
-    /// The version under which its results are filed.
+    /// The version under which its results are stored.
     pub version: String,
-    /// How long loading took, in milliseconds.
+    /// The duration of loading, in milliseconds.
     pub load_ms: f64,
-    /// What it says about the test image, if there was one.
+    /// The result for the test image, if one was given.
     pub answer: Option<Answer>,
-    /// What looks wrong with the settings.
+    /// Hints about settings that look wrong.
     pub hints: Vec<String>,
 }
 
-/// What a model says about one image.
+/// The result of a model for one image.
 #[derive(Debug, Clone, Serialize)]
 pub struct Answer {
-    /// The image.
+    /// The name of the image.
     pub image: String,
-    /// The guesses, best first; empty where it failed.
+    /// The guesses, best first; empty after a failure.
     pub top: Vec<Guess>,
-    /// Why there is no guess.
+    /// The reason of a failure.
     pub failure: Option<String>,
-    /// How long decoding and classifying took, the second time, in milliseconds.
+    /// The duration of decoding and classifying in the second run, in milliseconds.
     pub classify_ms: f64,
 }
 
-/// Loads the model with its settings and classifies an image, if one is given.
+/// Loads the model and classifies an image, if one is given.
 ///
 /// # Errors
 ///
-/// Where the model cannot be loaded: one sentence that names what is wrong and where.
+/// Fails if the model cannot be loaded, with one sentence that names the problem and its place.
 pub fn check(model: &Model, image: Option<&Image>) -> anyhow::Result<Report> {
     let start = Instant::now();
     let loaded = load(model)?;
@@ -58,8 +58,8 @@ pub fn check(model: &Model, image: Option<&Image>) -> anyhow::Result<Report> {
     if let Some(image) = image {
         let mut classifier = loaded.classifier()?;
         let images = std::slice::from_ref(image);
-        // The first run sets up buffers or starts the script: only the second shows what an image
-        // costs.
+        // The first run allocates buffers or starts the script, so only the second one shows the
+        // cost of an image.
         let first = classifier.classify(images);
         let start = Instant::now();
         let second = if matches!(first.first(), Some(Ok(_))) { classifier.classify(images) } else { first };
@@ -72,7 +72,7 @@ pub fn check(model: &Model, image: Option<&Image>) -> anyhow::Result<Report> {
         report.hints = if failure.is_none() { loaded.hints(image) } else { Vec::new() };
         report.answer = Some(Answer { image: image.name.clone(), top, failure, classify_ms });
     } else if model.classifier == settings::Classifier::Onnx {
-        // A model that is known to run is not run when it is loaded; a check shows it all the same.
+        // Loading may skip a trial run if the graph says enough; a check always runs the model.
         let grey = Image { name: "grey.bmp".to_owned(), bytes: grey() };
         if let Some(Err(failure)) = loaded.classifier()?.classify(&[grey]).pop() {
             report.hints.push(format!("a grey image could not be classified: {failure}"));

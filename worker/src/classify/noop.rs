@@ -1,4 +1,4 @@
-//! Answers without looking, to measure the service around it.
+//! A classifier that ignores its images, to measure the rest of the service.
 
 use eirs_platform::job::Guess;
 

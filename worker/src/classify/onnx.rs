@@ -1,5 +1,5 @@
-//! Any image-classification model in an ONNX file, on one of two engines: ONNX Runtime where its
-//! library is found and can run the model, or else rten, which is compiled in.
+//! Runs image-classification models from ONNX files on one of two engines: ONNX Runtime if its
+//! library is found and can run the model, else rten, which is compiled in.
 
 mod engines;
 mod form;
@@ -45,7 +45,8 @@ use self::{
 };
 use super::{Classifier, Description, Image, Loaded, Port, panic_text};
 
-/// The files of this machine that a model needs, each with the setting that names it, or would.
+/// Returns the files on this machine that a model needs, each with the setting that names it or
+/// could name it.
 pub(super) fn files(model: &Model) -> Vec<(&'static str, PathBuf)> {
     let wants_library = model.engine != settings::Engine::Rten;
     let library = wants_library.then(|| ort::library(model.onnxruntime.as_deref())).flatten();
@@ -59,23 +60,23 @@ pub(super) fn files(model: &Model) -> Vec<(&'static str, PathBuf)> {
     named.into_iter().filter_map(|(key, file)| Some((key, file?))).collect()
 }
 
-/// What runs a model file.
+/// An engine with a loaded model.
 trait Engine: Send + Sync {
-    /// Name and version.
+    /// Returns the name and version of the engine.
     fn name(&self) -> &str;
-    /// The inputs that must be given, without the weights.
+    /// Returns the inputs of the model, without the weights.
     fn inputs(&self) -> &[Port];
     fn outputs(&self) -> &[Port];
-    /// One more runner, for one thread.
+    /// Creates a session for one thread.
     fn session(&self) -> anyhow::Result<Box<dyn Session>>;
-    /// Whether a model that was loaded is known to run.
+    /// Returns whether the loaded model is known to run.
     fn is_sure(&self) -> bool;
 }
 
 /// Runs the model on one thread.
 trait Session: Send {
-    /// Puts the output of that number for `numbers`, an array of this shape that goes into the
-    /// input of that number as that type, into `answer`.
+    /// Runs the model on `numbers`, an array of shape `shape` for the input with this index and
+    /// type, and stores the output with index `output` in `answer`.
     fn run(
         &mut self,
         input: (usize, Element),
@@ -86,12 +87,12 @@ trait Session: Send {
     ) -> anyhow::Result<()>;
 }
 
-/// A pixel of 8 bits.
+/// Rounds to a sample of 8 bits.
 fn byte(number: f32) -> u8 {
     number.round_ties_even().clamp(0.0, 255.0) as u8
 }
 
-/// Where the model comes from.
+/// The source of a model.
 #[derive(Debug, Clone)]
 enum Source {
     BuiltIn(&'static [u8]),
@@ -99,16 +100,16 @@ enum Source {
 }
 
 impl Source {
-    /// Whether it is in the form that ONNX Runtime itself writes, of which nothing is read here.
+    /// Returns whether the file has ONNX Runtime's own format, which is not parsed here.
     fn is_packed(&self) -> bool {
         self.path().and_then(Path::extension).is_some_and(|end| end.eq_ignore_ascii_case("ort"))
     }
 
-    /// The model of twelve drawn shapes, so that a fresh clone has something to classify with.
+    /// A model of twelve drawn shapes, so that a fresh clone can classify something.
     const SHAPES: Self = Self::BuiltIn(include_bytes!("../../../models/shapes/shapes.onnx"));
     const SHAPES_LABELS: &str = include_str!("../../../models/shapes/labels.txt");
 
-    /// Refuses early, in better words than an engine has, what is certainly no model.
+    /// Refuses files of other formats early, with a better message than an engine has.
     fn check(&self) -> anyhow::Result<()> {
         let Self::File(path) = self else { return Ok(()) };
         let mut start = Vec::new();
@@ -144,10 +145,10 @@ impl fmt::Display for Source {
     }
 }
 
-/// A model that was loaded.
+/// A loaded model.
 pub(super) struct Onnx(Arc<Shared>);
 
-/// What all threads share.
+/// The data shared by all threads.
 struct Shared {
     source: Source,
     engine: Arc<dyn Engine>,
@@ -155,9 +156,9 @@ struct Shared {
     recipe: Recipe,
     batch: usize,
     augment: Augment,
-    /// Which output holds the scores.
+    /// The index of the output with the scores.
     output: usize,
-    /// How many scores an image has.
+    /// The number of scores per image.
     classes: usize,
     judge: Judge,
     labels_from: String,
@@ -176,7 +177,7 @@ impl Onnx {
         let mut refusals: Vec<String> = Vec::new();
         for candidate in candidates {
             let name = candidate.name().to_owned();
-            // Where ONNX Runtime is and cannot run this model, that is why rten does.
+            // If ONNX Runtime exists but cannot run this model, its error explains the use of rten.
             let advice = match (&refusals[..], &missing) {
                 ([why, ..], _) => Some(why.clone()),
                 ([], Some(_)) => {
@@ -199,7 +200,7 @@ impl Onnx {
                     return Ok(loaded);
                 }
                 Err(Trouble::Engine(why)) => {
-                    // The name of the model comes before all of it.
+                    // The name of the model is added to the whole message later.
                     let why = format!("{why:#}").replace(&format!("{source}: "), "");
                     refusals.push(format!("{name} cannot run this model: {why}"));
                 }
@@ -210,7 +211,7 @@ impl Onnx {
         bail!("{source}: {}{also}", refusals.join("; "))
     }
 
-    /// Puts together all that is known of a model, and runs it on a few images without a picture.
+    /// Collects all settings of a model, and runs it on noise if the graph does not say enough.
     fn with(
         model: &Model,
         source: &Source,
@@ -220,7 +221,8 @@ impl Onnx {
     ) -> Result<Shared, Trouble> {
         let wanted = Wanted::of(model, graph).with_context(|| source.to_string())?;
         let input = match Input::find(source, engine.inputs(), graph, &wanted) {
-            // rten turns types that it does not know into others, and says so only here.
+            // rten converts types that it does not support, and this is the first place that shows
+            // it.
             Err(error) if error.to_string().contains(" takes ") => return Err(Trouble::Engine(error)),
             input => input?,
         };
@@ -280,7 +282,7 @@ impl Onnx {
         })
     }
 
-    /// Refuses a model that does not recognise what it must.
+    /// Refuses a model that labels the check image differently.
     fn check(&self, image: &Path, label: &str) -> anyhow::Result<()> {
         let answers = self.classifier()?.classify(&[super::read_image(image).context("check_image")?]);
         let place = format!("{}: check_image {}", self.0.source, image.display());
@@ -300,11 +302,11 @@ impl Onnx {
     }
 }
 
-/// Why a model was not loaded.
+/// The reason why a model was not loaded.
 enum Trouble {
-    /// Another engine may run it.
+    /// Another engine may run the model.
     Engine(anyhow::Error),
-    /// No engine would do better: the model or its settings are wrong.
+    /// The model or its settings are wrong, so no engine can run it.
     Model(anyhow::Error),
 }
 
@@ -314,21 +316,21 @@ impl From<anyhow::Error> for Trouble {
     }
 }
 
-/// The scores that a model gives.
+/// The scores of a model.
 struct Scores {
-    /// How many for an image.
+    /// The number of scores per image.
     classes: usize,
     form: anyhow::Result<Form>,
-    /// The labels, where the model names them with each score.
+    /// The labels, if the model outputs a name with each score.
     names: Option<Vec<String>>,
-    /// Those of a few images, where the form was not certain without.
+    /// The scores of test runs, if the form was not certain without them.
     seen: Vec<Vec<f32>>,
 }
 
 impl Scores {
-    /// An inference shows how many there are, what they are, and that the model runs at all. A
-    /// large model spends half as long on one as on its load. So a second one is only for what may
-    /// be chance, and none is made where the graph says all of it.
+    /// Runs the model once to find the number and the form of the scores, and to check that it
+    /// runs. A large model spends half as long on one inference as on loading. So a second one runs
+    /// only if the first may be chance, and none if the graph says everything.
     fn seen(
         source: &Source,
         engine: &dyn Engine,
@@ -351,7 +353,7 @@ impl Scores {
     }
 }
 
-/// What the model gives for an image of noise, and for another one if the first is not clear.
+/// Returns the output for an image of noise, and for another one if the first is not clear.
 fn probe(
     engine: &dyn Engine,
     recipe: &Recipe,
@@ -409,7 +411,7 @@ impl Loaded for Onnx {
 }
 
 impl Onnx {
-    /// The same model, which is not loaded again, with other settings.
+    /// Returns the same model with other settings, without loading it again.
     pub(super) fn with_settings(&self, model: &Model) -> anyhow::Result<Self> {
         let source = &self.0.source;
         let graph = Graph::read(source);
@@ -420,7 +422,7 @@ impl Onnx {
         }
     }
 
-    /// Width and height of what the model sees, in pixels.
+    /// Returns the width and height of the input, in pixels.
     pub(super) fn input_size(&self) -> (u32, u32) {
         self.0.recipe.input.size
     }
@@ -445,9 +447,9 @@ mod tests {
     use super::Source;
 
     #[test]
-    fn the_version_knows_the_model_that_is_built_in() {
-        let Source::BuiltIn(model) = Source::SHAPES else { panic!("it is built in") };
-        // An id is a SHA-256, too.
+    fn the_version_is_the_hash_of_the_built_in_model() {
+        let Source::BuiltIn(model) = Source::SHAPES else { panic!("the model is built in") };
+        // An id is a SHA-256, like the version.
         let hashed = [model, Source::SHAPES_LABELS.as_bytes()].map(|bytes| JobId::of(bytes).to_string());
         assert_eq!(hashed, BUILT_IN, "platform/src/version.rs: BUILT_IN");
     }

@@ -1,31 +1,30 @@
-//! The operator's own command as the classifier. Two protocols:
+//! Classifies with a command of the operator. There are two protocols:
 //!
-//! - `once`: the command is run for each image, with the path of the image as its last argument. It
-//!   prints `name,label` and exits with 0. `name` is the file name that was given, or its path, or
-//!   its stem; the label is all after the comma, and may hold commas. Whatever it prints on other
-//!   lines is passed over. A command that prints one line only may leave the name out. With several
-//!   lines without the name, the label is unclear: that is a failure, and the lines are quoted.
-//! - `stream`: the command is kept running. For each path, one a line on its standard input, it
-//!   prints one line of JSON, and flushes it: `{"label": "cat", "confidence": 0.9}`, or `{"top":
-//!   [{"label": ..., "confidence": ...}, ...]}`, or `{"error": "why this image can never work"}`,
-//!   or `{"retry": "why it may work later"}`. With a member `path` it says which image it means,
-//!   and is held to it: a late answer to another image is passed over. So are lines that are no
-//!   answer (banners, progress bars, logs); they are quoted where no answer comes. The object may
-//!   be written over several lines. An answer that nobody asked for ends the process.
+//! - `once`: the command runs for each image, with the path of the image as its last argument. It
+//!   prints `name,label` and exits with 0. `name` is the file name, the path, or the stem; the
+//!   label is everything after the comma, and may contain commas. Other lines are ignored. A
+//!   command that prints a single line may omit the name. Several lines without the name are a
+//!   failure, which quotes them.
+//! - `stream`: the command keeps running. It reads paths from standard input, one per line. For
+//!   each, it prints one line of JSON and flushes it: `{"label": "cat", "confidence": 0.9}`,
+//!   `{"top": [{"label": ..., "confidence": ...}, ...]}`, `{"error": "why this image is invalid"}`,
+//!   or `{"retry": "why it may work later"}`. A member `path` names the image; a late response for
+//!   another image is ignored. So are other lines (banners, progress bars, logs), which are quoted
+//!   if no response comes. The object may extend over several lines. An unsolicited response ends
+//!   the process.
 //!
-//! Exit code 75 (`EX_TEMPFAIL`) says of either that this may work later; any other but 0 is a
-//! failure. Both are tried again, for as long as `queue.retry_for` says. A confidence that is a
-//! hair beyond 0 or 1 is that bound.
+//! In both protocols, exit code 75 (`EX_TEMPFAIL`) asks for a later attempt; any other code except
+//! 0 is a failure. Both are retried for `queue.retry_for`. A confidence that exceeds 0 or 1 by at
+//! most 0.001 is rounded to it.
 //!
-//! The image is a file of its own in a private folder, named after the upload as far as that is
-//! safe, and deleted after the answer. The command runs in the worker's working directory, with
-//! what it needs of the worker's environment (`environment.rs`), in a process group of its own that
-//! is killed as a whole after an answer, a time-out, or more output than makes sense. Nothing that
-//! it starts outlives the worker (`guardian.rs`). `examples/script/` has one script for each
-//! protocol.
+//! The image is a file in a private folder, named after the upload as far as that is safe, and
+//! deleted after the response. The command runs in the worker's working directory, with a subset of
+//! the worker's environment (`environment.rs`), in its own process group. The whole group is killed
+//! after a response, a timeout, or excessive output. No process that it starts outlives the worker
+//! (`guardian.rs`). `examples/script/` has a script for each protocol.
 //!
-//! With `script_socket`, the command is run by a service of another user instead (`apart.rs` is the
-//! worker's side, `host.rs` the service's, `wire.rs` what goes between).
+//! With `script_socket`, a service of another user runs the command (`apart.rs` is the worker's
+//! side, `host.rs` that of the service, `wire.rs` the protocol between them).
 
 mod answer;
 mod apart;
@@ -51,7 +50,7 @@ use eirs_platform::{
 
 use super::{Classifier, Description, Failure, Loaded};
 
-/// No label is longer, in bytes; what is, is a mistake.
+/// Maximum length of a label, in bytes; a longer one is a mistake.
 const LABEL_MAX_BYTES: usize = 1000;
 
 /// A command that can be run.
@@ -93,7 +92,7 @@ impl Loaded for Script {
     }
 }
 
-/// A label as it is shown, or why it cannot be one.
+/// Validates a label; the error says what is wrong with it.
 fn label(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() {
@@ -111,7 +110,7 @@ fn label(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// The script itself asks for another attempt.
+/// Builds the failure of a script that asks for a later attempt.
 fn later(why: &str) -> Failure {
     Failure::Later(format!("the script asks to retry later; {why}"))
 }

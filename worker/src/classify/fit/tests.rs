@@ -3,7 +3,7 @@ use eirs_platform::settings::{Layers, Scores};
 use super::*;
 
 #[test]
-fn the_table_that_is_written_is_read_as_the_same_settings() {
+fn a_written_table_reads_back_as_the_same_settings() {
     let mut model = Model { path: Some("m.onnx".into()), scores: Some(Scores::Sigmoid), ..Model::default() };
     (NUMBERS[2].set)(&mut model);
     (SHAPES[4].set)(&mut model);
@@ -16,7 +16,7 @@ fn the_table_that_is_written_is_read_as_the_same_settings() {
 }
 
 #[test]
-fn labels_in_another_order_are_found_from_what_the_images_are_called() {
+fn the_order_of_the_labels_is_found_from_the_guesses() {
     let labels = ["ant", "bee", "cat"].map(str::to_owned);
     let trial = |pairs: &[(&str, &str)]| {
         let mut called = Called::new();
@@ -49,7 +49,7 @@ fn labels_in_another_order_are_found_from_what_the_images_are_called() {
 }
 
 #[test]
-fn labels_are_the_same_in_other_letters_and_by_their_first_name() {
+fn labels_match_in_any_case_and_by_their_first_synonym() {
     assert!(is_same("Egyptian cat", "egyptian_cat") && is_same("tench, Tinca tinca", "tench"));
     assert!(!is_same("cat", "dog"));
 }

@@ -1,4 +1,4 @@
-//! `eirs model check --engines`: whether both engines give the same for a model.
+//! `eirs model check --engines`: compares the results of both engines for a model.
 
 use std::{fmt, io::Cursor};
 
@@ -11,27 +11,26 @@ use serde::Serialize;
 
 use crate::classify::{Classifier, Image, load};
 
-/// Rounding differs between engines, and more in few bits; a confidence that differs more than this
-/// is of something else.
+/// Maximum difference of confidences that rounding can explain; it is larger for quantised models.
 const MOST: f32 = 0.01;
 
-/// What both engines give.
+/// The results of both engines.
 #[derive(Debug, Clone, Serialize)]
 pub struct Comparison {
     /// Their names and versions.
     pub engines: [String; 2],
-    /// Image by image.
+    /// The results for each image.
     pub images: Vec<Pair>,
 }
 
-/// What both give for one image.
+/// The results of both engines for one image.
 #[derive(Debug, Clone, Serialize)]
 pub struct Pair {
-    /// The image.
+    /// The name of the image.
     pub image: String,
-    /// The best guess of each, or why there is none.
+    /// The best guess of each engine, or its error.
     pub best: [Result<Guess, String>; 2],
-    /// The largest difference of the confidences of one label.
+    /// The largest difference between the confidences of one label.
     pub difference: f32,
 }
 
@@ -39,7 +38,7 @@ impl Pair {
     fn agree(&self) -> bool {
         match &self.best {
             [Ok(_), Ok(_)] => self.difference <= MOST,
-            // An image that neither can read says nothing.
+            // If both refuse the image alike, it shows no difference.
             [Err(one), Err(other)] => one == other,
             _ => false,
         }
@@ -47,17 +46,17 @@ impl Pair {
 }
 
 impl Comparison {
-    /// Whether they give the same but for rounding.
+    /// Returns whether the results are equal, except for rounding.
     pub fn agree(&self) -> bool {
         self.images.iter().all(Pair::agree)
     }
 }
 
-/// Classifies images with both engines; without any, pictures that are made here.
+/// Classifies images with both engines. Without any, it uses generated ones.
 ///
 /// # Errors
 ///
-/// Where one of them cannot be had or cannot run the model, in a sentence that says which.
+/// Fails if an engine is missing or cannot run the model, with a sentence that names it.
 pub fn compare(model: &Model, images: &[Image]) -> anyhow::Result<Comparison> {
     let made;
     let images = if images.is_empty() {
@@ -110,7 +109,7 @@ fn difference(one: &[Guess], other: &[Guess]) -> f32 {
     one.iter().map(|guess| (guess.confidence - of(guess)).abs()).fold(0.0, f32::max)
 }
 
-/// Pictures of which every model must make something: flat ones, a gradient, noise.
+/// Generates images that any model can classify: flat ones, a gradient, stripes and noise.
 fn pictures() -> anyhow::Result<Vec<Image>> {
     type Pixel = fn(u32, u32) -> [u8; 3];
     let kinds: [(&str, Pixel); 5] = [

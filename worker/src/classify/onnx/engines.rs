@@ -1,4 +1,4 @@
-//! Which engines may run a model, in which order, and what one of them is known to do wrongly.
+//! Chooses the engines for a model, in order, and knows their errors.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -8,19 +8,19 @@ use eirs_platform::settings::{self, Model, Provider};
 use super::{Engine, Source, graph::Graph, ort, rten};
 use crate::classify::panic_text;
 
-/// The type of booleans in an ONNX file.
+/// The number of the boolean type in an ONNX file.
 const ONNX_BOOL: i64 = 9;
 
-/// An engine that is there.
+/// An available engine.
 pub(super) enum Candidate {
     Ort(ort::Runtime),
     Rten,
 }
 
-/// The engines to try, and why ONNX Runtime is not among them where it would be.
+/// Returns the engines to try, and a note if ONNX Runtime is missing.
 pub(super) fn candidates(model: &Model) -> anyhow::Result<(Vec<Candidate>, Option<String>)> {
     let runtime = || ort::runtime(model.onnxruntime.as_deref());
-    // Only ONNX Runtime computes elsewhere than on the processor.
+    // Only ONNX Runtime can use devices other than the CPU.
     let must = model.engine == settings::Engine::Onnxruntime || model.provider != Provider::Cpu;
     Ok(match (model.engine, must) {
         (settings::Engine::Rten, _) => (vec![Candidate::Rten], None),
@@ -48,7 +48,7 @@ impl Candidate {
         }
     }
 
-    /// Loads the model; the error says why this engine cannot, without the model's name.
+    /// Loads the model. The error is the reason without the name of the model.
     pub(super) fn load(self, model: &Model, source: &Source) -> anyhow::Result<Box<dyn Engine>> {
         let loaded = catch_unwind(AssertUnwindSafe(|| -> anyhow::Result<Box<dyn Engine>> {
             Ok(match self {
@@ -59,7 +59,7 @@ impl Candidate {
         loaded.unwrap_or_else(|panic| Err(anyhow!("it panicked: {}", panic_text(&*panic))))
     }
 
-    /// Refuses what this engine is known to compute wrongly on the way to an output.
+    /// Refuses a graph for which this engine is known to compute the output incorrectly.
     pub(super) fn ensure_right(name: &str, graph: Option<&Graph>, output: &str) -> anyhow::Result<()> {
         let Some(graph) = graph.filter(|_| name == rten::NAME) else { return Ok(()) };
         match wrong_in_rten(graph, output) {
@@ -69,16 +69,16 @@ impl Candidate {
     }
 }
 
-/// What rten 0.27 does wrongly, each found by running it beside ONNX Runtime; `None` where nothing
-/// is known.
+/// Returns what rten 0.27 computes incorrectly in this graph, if anything. Each case was found by
+/// comparison with ONNX Runtime.
 fn wrong_in_rten(graph: &Graph, output: &str) -> Option<String> {
     graph.making(output).into_iter().filter(|node| node.domain.is_empty()).find_map(|node| {
         match node.operator.as_str() {
-            // It puts the odd pixel after, as SAME_UPPER does.
+            // rten adds the odd pixel at the end, as SAME_UPPER does.
             operator if node.text("auto_pad") == Some("SAME_LOWER") => {
                 Some(format!("it computes {operator} with auto_pad SAME_LOWER wrongly"))
             }
-            // It pads with the number 0 instead of the zero point, and counts the edge wrongly.
+            // rten pads with 0 instead of the zero point, and computes the padding incorrectly.
             "ConvInteger" => {
                 let pads = node.numbers.get("pads").is_some_and(|pads| pads.iter().any(|pad| *pad != 0));
                 let auto = node.text("auto_pad").is_some_and(|pad| pad.starts_with("SAME"));
@@ -87,7 +87,7 @@ fn wrong_in_rten(graph: &Graph, output: &str) -> Option<String> {
             "Resize" if node.text("mode") == Some("cubic") => {
                 Some("it computes Resize with cubic interpolation wrongly".to_owned())
             }
-            // Where a place falls on the border of two pixels it rounds the other way.
+            // rten rounds the other way at the border of two pixels.
             "Resize"
                 if matches!(node.text("nearest_mode"), Some("floor" | "ceil"))
                     && node.text("mode").unwrap_or("nearest") == "nearest"
@@ -97,15 +97,15 @@ fn wrong_in_rten(graph: &Graph, output: &str) -> Option<String> {
             {
                 Some("it computes Resize to the nearest half pixel, rounded down or up, wrongly".to_owned())
             }
-            // It keeps the number, and every other than 0 is true.
+            // rten keeps the number, and any number other than 0 is true.
             "Cast" if node.number("to") == Some(ONNX_BOOL) => {
                 Some("it computes Cast to booleans wrongly".to_owned())
             }
             operator if operator.starts_with("Reduce") && node.number("noop_with_empty_axes") == Some(1) => {
                 Some(format!("it computes {operator} with noop_with_empty_axes wrongly"))
             }
-            // Until opset 13 all axes from this one on were one list; rten takes the one axis,
-            // and the last one unless named.
+            // Before opset 13, softmax flattened all axes from `axis` on (1 by default). rten uses
+            // a single axis, the last one by default.
             "Softmax" | "LogSoftmax" if graph.opset < 13 => {
                 let axis = node.number("axis");
                 let is_flat =
@@ -126,7 +126,7 @@ fn wrong_in_rten(graph: &Graph, output: &str) -> Option<String> {
     })
 }
 
-/// Whether a value is known to have two axes.
+/// Returns whether a value is known to have two axes.
 fn is_matrix(graph: &Graph, value: &str, depth: usize) -> bool {
     let Some(node) = graph.maker(value).filter(|_| depth < 64) else { return false };
     match node.operator.as_str() {

@@ -1,29 +1,29 @@
-//! What the numbers of an output are: as the operators say that make it, or else as the numbers of
-//! a few runs do. Where both leave it open, a sentence asks for the setting: a softmax of
-//! confidences, or of distances, still has a best label, and it may be the wrong one.
+//! Detects the form of a model's output: from the operators that compute it, else from the values
+//! of a few test runs. If both leave it open, an error asks for the `scores` setting, because a
+//! wrong guess can invert the ranking: a softmax of distances still has a best label.
 
 use anyhow::bail;
 
 use super::graph::{Graph, Node};
 use crate::classify::Port;
 
-/// Nodes that are looked at on the way back from an output, at most.
+/// Maximum number of nodes to visit on the way back from an output.
 const STEPS_MAX: usize = 256;
 
-/// What the numbers of an output are.
+/// The form of the scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// A softmax makes confidences of them.
+    /// Converted to confidences by a softmax.
     Logits,
-    /// Confidences of which one is right, or several by themselves.
+    /// Confidences, either of exclusive labels or of independent ones.
     Probabilities,
     LogProbabilities,
-    /// The smallest is the best.
+    /// The smallest value is the best.
     NegativeLogProbabilities,
     Percent,
-    /// Confidences from 0 to 255.
+    /// Confidences in the range 0 to 255.
     Bytes,
-    /// A sigmoid makes a confidence of each.
+    /// Converted to independent confidences by a sigmoid.
     Sigmoid,
 }
 
@@ -41,18 +41,18 @@ impl Form {
     }
 }
 
-/// How a graph makes an output, as far as that says what its numbers are.
+/// The end of the graph before an output, as far as it shows the form of the scores.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Ending<'a> {
-    /// The operator that makes it, past those that only give it another shape or type.
+    /// The operator that computes the output, ignoring changes of shape or type.
     last: Option<&'a str>,
-    /// The operator that makes confidences, where the output holds some of them, ...
+    /// The softmax or sigmoid, if the output is computed only from confidences.
     confidences: Option<&'a str>,
-    /// ... and whether arithmetic follows it.
+    /// Whether arithmetic follows that operator.
     is_computed: bool,
-    /// Whether what is in the last operator cannot be seen.
+    /// Whether the last operator cannot be looked into.
     is_opaque: bool,
-    /// What the numbers are if no number need be seen.
+    /// The form, if the graph alone is enough.
     certain: Option<Form>,
 }
 
@@ -73,7 +73,7 @@ impl<'a> Ending<'a> {
         }
     }
 
-    /// What the numbers are, and how many for an image, if no run of the model need show it.
+    /// Returns the form and the number of scores per image, if the graph alone is enough.
     pub(super) fn certain(&self, port: &Port) -> Option<(Form, usize)> {
         match port.shape[..] {
             [_, Some(classes)] if classes > 1 => Some((self.certain?, classes)),
@@ -82,7 +82,7 @@ impl<'a> Ending<'a> {
     }
 }
 
-/// Of an output with an axis of images and one of labels.
+/// Returns the form of an output with the shape [images, labels], if the graph alone shows it.
 fn certain(graph: &Graph, port: &Port) -> Option<Form> {
     let direct = graph.maker(&port.name)?;
     if is_linear(graph, &port.name) {
@@ -98,8 +98,8 @@ fn certain(graph: &Graph, port: &Port) -> Option<Form> {
     }
 }
 
-/// Whether a value is a weighted sum of features, with or without a bias. Sums of confidences are
-/// confidences: those of groups of labels.
+/// Returns whether a value is a weighted sum of features, with or without a bias. Sums of
+/// confidences, as for groups of labels, are not: they are confidences.
 fn is_linear(graph: &Graph, value: &str) -> bool {
     let Some(node) = graph.last_node(value).filter(|node| node.domain.is_empty()) else { return false };
     let first = |node: &'_ Node| node.inputs.first().cloned().unwrap_or_default();
@@ -118,8 +118,8 @@ fn is_linear(graph: &Graph, value: &str) -> bool {
     }
 }
 
-/// The operator that makes the confidences that a value holds, or is computed of, and whether
-/// arithmetic follows it. `None` where anything else has a part in the value.
+/// Returns the softmax or sigmoid from which a value is computed, and whether arithmetic follows
+/// it. `None` if the value depends on anything else.
 fn confidences<'a>(graph: &'a Graph, value: &str, steps: &mut usize) -> Option<(&'a str, bool)> {
     *steps += 1;
     let node = graph.maker(value).filter(|_| *steps < STEPS_MAX)?;
@@ -134,7 +134,7 @@ fn confidences<'a>(graph: &'a Graph, value: &str, steps: &mut usize) -> Option<(
         _ => return None,
     };
     let mut found: Option<(&str, bool)> = None;
-    // The others say where and how far.
+    // The other inputs are parameters.
     let is_alone = node.is_shape_or_type()
         || matches!(node.operator.as_str(), "Slice" | "Gather" | "Split" | "Dropout" | "Clip")
         || node.operator.starts_with("Reduce")
@@ -148,7 +148,7 @@ fn confidences<'a>(graph: &'a Graph, value: &str, steps: &mut usize) -> Option<(
     found
 }
 
-/// What the scores of a few images can only be, each a list of at least one.
+/// Returns the only possible form of the scores of a few images, each a list of at least one score.
 pub(super) fn found(seen: &[Vec<f32>], ending: &Ending<'_>) -> anyhow::Result<Form> {
     let all = |holds: &dyn Fn(&[f32]) -> bool| !seen.is_empty() && seen.iter().all(|scores| holds(scores));
     let single = seen.first().is_some_and(|scores| scores.len() == 1);
@@ -163,12 +163,13 @@ pub(super) fn found(seen: &[Vec<f32>], ending: &Ending<'_>) -> anyhow::Result<Fo
     Ok(match (ending.confidences, ending.last) {
         _ if whole(1.0) => Form::Probabilities,
         (Some("Sigmoid" | "HardSigmoid"), _) if !ending.is_computed && in_unit => Form::Probabilities,
-        // A part of them, or in few bits; along another axis, each is 1.
+        // A part of the distribution, or quantised. Along another axis, each score would be 1.
         (Some("Softmax"), _) if !ending.is_computed && in_unit && !is_sum(1.5) => Form::Probabilities,
         _ if whole(100.0) => Form::Percent,
         _ if whole(255.0) => Form::Bytes,
         _ if exponentials(1.0, 1e-3) => Form::LogProbabilities,
-        // A softmax of these would turn the order round: better few that are refused.
+        // A softmax of these would invert the order, so the tolerance is wide: a false alarm is
+        // safer.
         _ if exponentials(-1.0, 0.02) => Form::NegativeLogProbabilities,
         (Some("LogSoftmax"), _) if !ending.is_computed && !single => Form::LogProbabilities,
         (Some(operator), _) => bail!(
@@ -192,19 +193,19 @@ pub(super) fn found(seen: &[Vec<f32>], ending: &Ending<'_>) -> anyhow::Result<Fo
     })
 }
 
-/// Whether the scores of one image show what they are, so that another image cannot say anything
-/// else: they are nothing but logits, or what the last operator makes.
+/// Returns whether the scores of one image determine the form, so that another image cannot change
+/// it: they can only be logits, or they match the last operator.
 pub(super) fn are_clear(scores: &[f32], ending: &Ending<'_>) -> bool {
     match (found(&[scores.to_vec()], ending), ending.last) {
         (Ok(Form::Logits), _) => !is_direction(scores) && scores.iter().any(|score| *score < 0.0),
         (Ok(Form::Probabilities), Some("Softmax" | "Sigmoid" | "HardSigmoid")) => true,
         (Ok(Form::LogProbabilities), Some("LogSoftmax")) => true,
-        // Of one number only the operator decides.
+        // For a single score, only the operator matters.
         (found, _) => scores.len() == 1 && found.is_ok(),
     }
 }
 
-/// What a distance ends in, or another number of which nobody takes a softmax.
+/// Returns whether an operator suggests a distance, or another value that is not a logit.
 fn is_distance(operator: &str) -> bool {
     matches!(
         operator,
@@ -212,14 +213,14 @@ fn is_distance(operator: &str) -> bool {
     )
 }
 
-/// Whether scores are a whole that is divided among them.
+/// Returns whether scores are shares of `whole`: in range, and with that sum, within 0.3 %.
 pub(super) fn is_distribution(scores: &[f32], whole: f32) -> bool {
     let sum: f64 = scores.iter().map(|score| f64::from(*score)).sum();
     scores.iter().all(|score| (-1e-6 * whole..=whole * 1.001).contains(score))
         && (sum - f64::from(whole)).abs() < 0.003 * f64::from(whole)
 }
 
-/// Whether they are parts of one number, the same for every image.
+/// Returns whether the scores of several images have the same sum, but differ.
 fn is_constant_sum(seen: &[Vec<f32>]) -> bool {
     let [first, others @ ..] = seen else { return false };
     let whole = first.iter().sum::<f32>();
@@ -230,7 +231,7 @@ fn is_constant_sum(seen: &[Vec<f32>]) -> bool {
         && seen.iter().any(|scores| scores != first)
 }
 
-/// Whether scores are a direction: all of length 1, as embeddings are.
+/// Returns whether all scores are unit vectors, as embeddings are.
 pub(super) fn are_embeddings(seen: &[Vec<f32>]) -> bool {
     seen.len() > 1 && seen.iter().all(|scores| is_direction(scores))
 }
@@ -244,13 +245,13 @@ fn is_direction(scores: &[f32]) -> bool {
 mod tests {
     use super::*;
 
-    /// An output that this operator makes.
+    /// An output that is computed by this operator.
     fn of(operator: &str) -> Ending<'_> {
         let confidences = ["Softmax", "LogSoftmax", "Sigmoid"].contains(&operator).then_some(operator);
         Ending { last: Some(operator), confidences, ..Ending::default() }
     }
 
-    /// Confidences of this operator, through arithmetic.
+    /// Confidences of this operator, followed by arithmetic.
     fn computed(operator: &str) -> Ending<'_> {
         Ending { last: Some("Mul"), confidences: Some(operator), is_computed: true, ..Ending::default() }
     }
@@ -262,7 +263,7 @@ mod tests {
     const TWO: [[f32; 3]; 2] = [[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]];
 
     #[test]
-    fn the_form_of_scores_is_found_from_what_they_are() {
+    fn the_form_is_found_from_the_scores() {
         for (seen, ending, expected) in [
             (each(&TWO, |p| p), of("Div"), Form::Probabilities),
             (each(&TWO, |p| p), of("Softmax"), Form::Probabilities),
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_that_may_be_several_things_are_refused() {
+    fn ambiguous_scores_are_refused() {
         let opaque = Ending { is_opaque: true, ..Ending::default() };
         for (seen, ending, expected) in [
             (each(&TWO, |p| p * 256.0), computed("Softmax"), "confidences (Softmax)"),
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn one_image_is_enough_where_another_can_say_nothing_else() {
+    fn one_image_is_enough_if_another_cannot_change_the_form() {
         for (scores, ending, is_clear) in [
             (&[3.0, -1.0, 0.5][..], of("Gemm"), true),
             (&[0.2, 0.3, 0.5], of("Softmax"), true),

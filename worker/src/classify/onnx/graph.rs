@@ -1,7 +1,7 @@
-//! What an ONNX file says of itself, whatever engine runs it: operators, names, metadata. Weights
-//! are passed over.
+//! Reads the graph of an ONNX file for all engines: operators, names, metadata. Weights are
+//! skipped.
 //!
-//! The numbers of fields are those of onnx.proto (ONNX 1.17).
+//! Field numbers are those of onnx.proto (ONNX 1.17).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,45 +13,45 @@ use eirs_platform::protobuf::{Reader, Value, malformed};
 
 use super::Source;
 
-/// Graphs hold nodes that hold graphs, but in no model so deep.
+/// Maximum depth of nested graphs; real models have less.
 const DEPTH_MAX: usize = 64;
 
 /// A model without its weights.
 #[derive(Debug, Default)]
 pub(super) struct Graph {
     pub(super) ir_version: u64,
-    /// Version of the set of operators, for the empty domain: that of ONNX itself.
+    /// The version of the operator set of the empty domain, which is ONNX itself.
     pub(super) opset: u64,
-    /// What its maker wrote beside the graph.
+    /// The metadata of the model file.
     pub(super) metadata: BTreeMap<String, String>,
     pub(super) nodes: Vec<Node>,
-    /// Inputs by name, with the names of their open dimensions.
+    /// The inputs: their names, and the names of their open dimensions.
     pub(super) inputs: Vec<(String, Vec<Option<String>>)>,
     pub(super) outputs: Vec<String>,
-    /// What has a value in the file.
+    /// The names of values stored in the file.
     pub(super) weights: BTreeSet<String>,
-    /// Lists of texts among these: the classes of scikit-learn's pipelines.
+    /// Lists of strings among the stored values: the classes of scikit-learn's pipelines.
     pub(super) texts: Vec<Vec<String>>,
 }
 
-/// One operation.
+/// An operation.
 #[derive(Debug, Default)]
 pub(super) struct Node {
     pub(super) operator: String,
-    /// Empty for those of ONNX itself.
+    /// Empty for operators of ONNX itself.
     pub(super) domain: String,
     pub(super) inputs: Vec<String>,
     pub(super) outputs: Vec<String>,
-    /// Whole numbers among its attributes, by name.
+    /// The integer attributes, by name.
     pub(super) numbers: BTreeMap<String, Vec<i64>>,
-    /// Texts among its attributes, by name.
+    /// The string attributes, by name.
     pub(super) texts: BTreeMap<String, Vec<String>>,
-    /// Those within an attribute, such as the two sides of an `If`.
+    /// The nodes of graphs in attributes, such as the branches of an `If`.
     inner: Vec<Node>,
 }
 
 impl Graph {
-    /// `None` for what is no ONNX file.
+    /// Returns `None` if the source is not an ONNX file.
     pub(super) fn read(source: &Source) -> Option<Self> {
         match source {
             Source::BuiltIn(bytes) => Self::decode(Cursor::new(*bytes), bytes.len() as u64).ok(),
@@ -95,7 +95,7 @@ impl Graph {
                 (1, Value::Until(end)) => self.nodes.push(node(reader, end, 0)?),
                 (5, Value::Until(end)) => self.weight(reader, end)?,
                 (15, Value::Until(end)) => {
-                    // A sparse tensor bears its name in its values.
+                    // The name of a sparse tensor is in its values.
                     while let Some((number, value)) = reader.field(end)? {
                         match (number, value) {
                             (1, Value::Until(end)) => _ = self.weights.insert(name_in(reader, end, 8)?),
@@ -113,7 +113,7 @@ impl Graph {
         Ok(())
     }
 
-    /// A tensor: its name, and what it holds if that is texts.
+    /// Reads the name of a tensor, and its content if that is strings.
     fn weight<R: Read + Seek>(&mut self, reader: &mut Reader<R>, end: u64) -> io::Result<()> {
         let mut texts = Vec::new();
         while let Some((number, value)) = reader.field(end)? {
@@ -130,7 +130,7 @@ impl Graph {
         Ok(())
     }
 
-    /// All nodes that have a part in an output, the last ones first.
+    /// Returns all nodes on which an output depends, last ones first.
     pub(super) fn making<'a>(&'a self, output: &'a str) -> Vec<&'a Node> {
         let by_output: BTreeMap<&str, usize> = (self.nodes.iter().enumerate())
             .flat_map(|(index, node)| node.outputs.iter().map(move |name| (name.as_str(), index)))
@@ -148,17 +148,17 @@ impl Graph {
         making.into_iter().map(|index| &self.nodes[index]).collect()
     }
 
-    /// The node that makes a value.
+    /// Returns the node that computes a value.
     pub(super) fn maker(&self, value: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.outputs.iter().any(|output| output == value))
     }
 
-    /// The operator that makes an output, past those that only give it another shape or type.
+    /// Returns the operator that computes an output, ignoring changes of shape or type.
     pub(super) fn last_operator(&self, output: &str) -> Option<&str> {
         self.last_node(output).map(|node| node.operator.as_str())
     }
 
-    /// The node of that operator.
+    /// Returns the node of that operator.
     pub(super) fn last_node(&self, output: &str) -> Option<&Node> {
         let mut name = output;
         for _ in 0..self.nodes.len() {
@@ -171,30 +171,30 @@ impl Graph {
         None
     }
 
-    /// Whether a value is the same for all images.
+    /// Returns whether a value is the same for all images.
     pub(super) fn is_constant(&self, value: &str) -> bool {
         self.weights.contains(value) || self.maker(value).is_some_and(|node| node.operator == "Constant")
     }
 
-    /// Whether an operator is anywhere in it.
+    /// Returns whether the graph contains an operator, also in nested graphs.
     pub(super) fn has(&self, operator: &str) -> bool {
         let mut found = false;
         self.nodes.iter().for_each(|node| node.all(&mut |node| found |= node.operator == operator));
         found
     }
 
-    /// The classes that a classifier of ONNX-ML names itself: of `ZipMap`, trees, linear models.
+    /// Returns the class names in a classifier of ONNX-ML: `ZipMap`, trees, linear models.
     pub(super) fn classes(&self) -> Option<Vec<String>> {
         let texts =
             |node: &Node| node.texts.get("classlabels_strings").filter(|list| list.len() > 1).cloned();
-        // One list of texts can only be of them.
+        // If there is a single list of strings, it is the class names.
         let only = || if let [only] = &self.texts[..] { Some(only.clone()) } else { None };
         self.nodes.iter().find_map(texts).or_else(only)
     }
 }
 
 impl Node {
-    /// Whether it only gives a value another shape or type.
+    /// Returns whether the node only changes the shape or type of a value.
     pub(super) fn is_shape_or_type(&self) -> bool {
         matches!(
             self.operator.as_str(),
@@ -211,7 +211,7 @@ impl Node {
         )
     }
 
-    /// This one and those within.
+    /// Visits this node and all nested ones.
     fn all<'a>(&'a self, visit: &mut impl FnMut(&'a Self)) {
         visit(self);
         for inner in &self.inner {
@@ -268,7 +268,7 @@ fn attribute<R: Read + Seek>(
                     numbers.push(value as i64);
                 }
             }
-            // Bytes that are no text may stand here, and may be long.
+            // The bytes may be something other than text, and may be long.
             (4 | 9, Value::Until(end)) => match reader.text(end) {
                 Ok(text) => texts.push(text),
                 Err(_) => reader.skip(end)?,
@@ -296,7 +296,7 @@ fn attribute<R: Read + Seek>(
     Ok(())
 }
 
-/// The text of one field of a message.
+/// Reads the text of one field of a message.
 fn name_in<R: Read + Seek>(reader: &mut Reader<R>, end: u64, field: u64) -> io::Result<String> {
     let mut name = String::new();
     while let Some((number, value)) = reader.field(end)? {
@@ -335,8 +335,8 @@ fn entry<R: Read + Seek>(reader: &mut Reader<R>, end: u64) -> io::Result<(String
     Ok(entry)
 }
 
-/// The name of an input or output, and the names of its open dimensions: value, type, tensor,
-/// shape, dimension, name.
+/// Reads the name of an input or output and the names of its open dimensions, which are nested:
+/// value, type, tensor, shape, dimension, name.
 fn port<R: Read + Seek>(reader: &mut Reader<R>, end: u64) -> io::Result<(String, Vec<Option<String>>)> {
     let (mut name, mut dimensions) = (String::new(), Vec::new());
     while let Some((number, value)) = reader.field(end)? {
@@ -358,7 +358,7 @@ fn port<R: Read + Seek>(reader: &mut Reader<R>, end: u64) -> io::Result<(String,
     Ok((name, dimensions))
 }
 
-/// Goes into each field of this number.
+/// Visits each field with this number.
 fn within<R: Read + Seek>(
     reader: &mut Reader<R>,
     end: u64,
@@ -380,7 +380,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_built_in_model_is_read_with_its_operators_and_ends() {
+    fn the_built_in_model_is_parsed_with_operators_inputs_and_outputs() {
         let graph = Graph::read(&Source::SHAPES).unwrap();
         assert_eq!((graph.ir_version, graph.opset), (7, 13));
         assert_eq!(graph.outputs, ["logits"]);
@@ -394,8 +394,8 @@ mod tests {
     }
 
     #[test]
-    fn half_a_model_and_other_files_are_none() {
-        let Source::BuiltIn(bytes) = Source::SHAPES else { panic!("it is built in") };
+    fn truncated_models_and_other_files_are_refused() {
+        let Source::BuiltIn(bytes) = Source::SHAPES else { panic!("the model is built in") };
         for end in (0..bytes.len()).step_by(9973) {
             let cut = Graph::decode(Cursor::new(&bytes[..end]), end as u64);
             assert!(cut.is_err(), "{end}");

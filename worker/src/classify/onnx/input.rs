@@ -1,4 +1,4 @@
-//! What a model takes: which axis of its input is what, how large it is, of which type.
+//! Detects the input of a model: the order of its axes, its size and its element type.
 
 use anyhow::{Context, bail, ensure};
 use eirs_platform::settings::{Channels, Layout, Size};
@@ -6,28 +6,28 @@ use eirs_platform::settings::{Channels, Layout, Size};
 use super::{Source, graph::Graph, preset::Wanted};
 use crate::classify::Port;
 
-/// The largest side that a model may see, in pixels.
+/// Maximum width and height of the input, in pixels.
 const SIDE_MAX: u32 = 8192;
 
-/// What one axis of the input counts.
+/// The meaning of one axis of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Axis {
     Images,
     Channels,
     Rows,
     Columns,
-    /// All numbers of one image.
+    /// All samples of one image.
     Numbers,
 }
 
-/// The input of a model, as an image must be prepared for it.
+/// The input of a model, for which images are prepared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Input {
-    /// Its number among those of the engine.
+    /// The index among the inputs of the engine.
     pub(super) index: usize,
     pub(super) element: Element,
     axes: Vec<Axis>,
-    /// Images of one run, where the file fixes that.
+    /// The number of images per run, if the file fixes it.
     pub(super) images: Option<usize>,
     pub(super) channels: Channels,
     pub(super) layout: Layout,
@@ -35,7 +35,7 @@ pub(super) struct Input {
     pub(super) size: (u32, u32),
 }
 
-/// The type of its numbers.
+/// The element type of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Element {
     F32,
@@ -57,7 +57,7 @@ impl Element {
 }
 
 impl Input {
-    /// The shape of this number of images.
+    /// Returns the shape for a number of images.
     pub(super) fn shape(&self, images: usize) -> Vec<usize> {
         let side = |axis: &Axis| match axis {
             Axis::Images => images,
@@ -69,25 +69,25 @@ impl Input {
         self.axes.iter().map(side).collect()
     }
 
-    /// Whether the file leaves nothing of it open but the number of images.
+    /// Returns whether the file fixes all dimensions except the number of images.
     pub(super) fn is_fixed(&self, ports: &[Port]) -> bool {
         let open = |(axis, side): (&Axis, &Option<usize>)| *axis != Axis::Images && side.is_none();
         ports.get(self.index).is_some_and(|port| !self.axes.iter().zip(&port.shape).any(open))
     }
 
-    /// How many numbers one image becomes.
+    /// Returns the number of samples per image.
     pub(super) fn len(&self) -> usize {
         self.size.0 as usize * self.size.1 as usize * self.channels.count()
     }
 
-    /// Finds out what the input of a model is, from its shape and from what the settings want.
+    /// Detects the input of a model from its shape and the settings.
     pub(super) fn find(
         source: &Source,
         ports: &[Port],
         graph: Option<&Graph>,
         wanted: &Wanted,
     ) -> anyhow::Result<Self> {
-        // One that has a value in the file need not be given.
+        // An input with a default value in the file is optional.
         let has_value = |port: &Port| graph.is_some_and(|graph| graph.weights.contains(&port.name));
         let open: Vec<_> = ports.iter().enumerate().filter(|(_, port)| !has_value(port)).collect();
         let [(index, port)] = open[..] else {
@@ -114,7 +114,7 @@ impl Input {
     }
 }
 
-/// The shape of an input, under consideration.
+/// The shape of an input that is being examined.
 struct Shape<'a> {
     source: &'a Source,
     port: &'a Port,
@@ -123,7 +123,7 @@ struct Shape<'a> {
     wanted: &'a Wanted,
 }
 
-/// Numbers of channels that an image can have.
+/// Returns whether a dimension can be a number of channels.
 fn is_channels(side: Option<usize>) -> bool {
     matches!(side, Some(1 | 3 | 4))
 }
@@ -141,7 +141,7 @@ impl Shape<'_> {
         };
         Ok(match port.shape[..] {
             [_, first, _, last] => by_layout(&[Images], set.unwrap_or_else(|| self.layout(1, first, last))),
-            // Without a batch, or grey without channels.
+            // Without an axis of images, or grey without channels.
             [first, _, last] if set.is_none() && matches!(first, Some(3 | 4)) && !is_channels(last) => {
                 nchw(&[])
             }
@@ -156,12 +156,12 @@ impl Shape<'_> {
         })
     }
 
-    /// Whether three dimensions are those of one image, by the channels that the settings name.
+    /// Returns whether three dimensions are those of one image with channels.
     fn is_bare(&self) -> bool {
         is_channels(self.port.shape[0]) || is_channels(self.port.shape[2])
     }
 
-    /// Which of two axes, this one or the last, counts channels.
+    /// Returns the layout, where `axis` or the one two places later counts the channels.
     fn layout(&self, axis: usize, first: Option<usize>, last: Option<usize>) -> Layout {
         let named = |axis: usize| {
             let name = self.names.get(axis).cloned().flatten().unwrap_or_default().to_lowercase();
@@ -193,8 +193,8 @@ impl Shape<'_> {
         let (columns, rows) = (pixels(Axis::Columns)?, pixels(Axis::Rows)?);
         let size = match (columns.or(set.map(|set| set.0)), rows.or(set.map(|set| set.1))) {
             (Some(columns), Some(rows)) => (columns, rows),
-            // One side alone is that of a square; without an axis of images, what is open may be
-            // their number.
+            // One known side means a square. Without an axis of images, the open dimension may be
+            // the number of images.
             (Some(side), None) | (None, Some(side)) if axes.contains(&Axis::Images) => (side, side),
             (Some(_), None) | (None, Some(_)) => {
                 bail!(
@@ -237,7 +237,7 @@ impl Shape<'_> {
             4 => Some(Channels::Rgba),
             _ => None,
         };
-        // What a preset wants of colours means nothing to a grey model.
+        // The channel order of a preset does not apply to a grey model.
         if let Some(usual) = usual.filter(|_| wanted.channels.is_none() || wanted.channels_are_soft) {
             return Ok(usual);
         }
@@ -254,7 +254,7 @@ impl Shape<'_> {
         bail!("{source}: its input {port} has {count} channels, where 1, 3 or 4 are expected{hint}")
     }
 
-    /// An image as one list of numbers, as scikit-learn takes it.
+    /// Handles images as flat lists of numbers, as in scikit-learn.
     fn flat(&self) -> anyhow::Result<(Channels, (u32, u32))> {
         let Self { source, port, wanted, .. } = self;
         let of_channels = |channels: Channels| {
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shape_says_where_the_channels_are_and_how_many() {
+    fn channels_and_layout_are_found_from_the_shape() {
         let wanted = Wanted { size: Some(Size::Side(32)), ..Wanted::default() };
         let n = None;
         for (shape, names, layout, channels, expected) in [
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_with_what_would() {
+    fn mismatched_shapes_are_refused_with_a_hint() {
         let plain = Wanted::default();
         let nchw = Wanted { layout: Some(Layout::Nchw), ..Wanted::default() };
         let sized = Wanted { size: Some(Size::Side(64)), ..Wanted::default() };

@@ -1,4 +1,4 @@
-//! The names of a model's outputs, and where they come from.
+//! The labels of a model, and their source.
 
 mod forms;
 
@@ -10,22 +10,23 @@ use eirs_platform::settings::labels_beside;
 use self::forms::Form;
 use super::graph::Graph;
 
-/// What the metadata of a model may call its labels: Ultralytics, Paddle, and others.
+/// The metadata keys under which Ultralytics, Paddle and others store labels.
 const METADATA: [&str; 7] =
     ["names", "character", "labels", "classes", "class_names", "id2label", "label_names"];
 
-/// Labels in the order of the outputs, and where they come from.
+/// Labels in the order of the outputs, with their source.
 #[derive(Debug, Clone)]
 pub(super) struct Labels {
     pub(super) names: Vec<String>,
-    /// Each had its number, and not only its place in a list.
+    /// Whether each label had an explicit index.
     pub(super) indexed: bool,
-    /// The file, or what stands for it.
+    /// The file, or a description of another source.
     pub(super) source: String,
 }
 
 impl Labels {
-    /// Those of the file that is set, or beside the model, or in the model; `None` without any.
+    /// Returns the labels from the configured file, from a file beside the model, or from the model
+    /// itself; `None` without any.
     pub(super) fn find(
         set: Option<&Path>,
         model: Option<&Path>,
@@ -44,8 +45,8 @@ impl Labels {
         Ok(Some(Self { names, indexed, source }))
     }
 
-    /// Those that the model names itself. What is there under a key for labels and cannot be read
-    /// is refused: numbers in their place would look as if they were right.
+    /// Returns the labels stored in the model. Unreadable text under a key for labels is an error,
+    /// because numbers in place of labels would look correct.
     fn within(graph: &Graph) -> anyhow::Result<Option<Self>> {
         for key in METADATA {
             let Some(text) = graph.metadata.get(key).filter(|text| !is_nothing(text)) else { continue };
@@ -60,20 +61,20 @@ impl Labels {
         Ok(graph.classes().map(|names| Self { names, indexed: true, source }))
     }
 
-    /// Labels that are compiled in, one a line.
+    /// Returns the built-in labels, one per line.
     pub(super) fn built_in(text: &str) -> Self {
         let names = text.lines().map(str::to_owned).collect();
         Self { names, indexed: false, source: "built-in labels".to_owned() }
     }
 
-    /// The numbers from zero, for a model that came without names.
+    /// Returns the numbers from zero as labels, for a model without labels.
     pub(super) fn numbers(count: usize) -> Self {
         let names = (0..count).map(|index| index.to_string()).collect();
         Self { names, indexed: true, source: "no labels".to_owned() }
     }
 
-    /// With the class `background` that TensorFlow's models for ImageNet have in front, or without
-    /// it, as the model has it.
+    /// Adds or removes the class `background`, which TensorFlow's models for ImageNet have first,
+    /// so that the labels match the number of outputs.
     pub(super) fn with_background(mut self, outputs: usize) -> Self {
         let is_background = |name: &String| name.eq_ignore_ascii_case("background");
         let has_it = self.names.first().is_some_and(is_background);
@@ -85,13 +86,13 @@ impl Labels {
         self
     }
 
-    /// The labels that a model gives with its scores, in that order, which files of labels only
-    /// confirm.
+    /// Returns the labels that a model gives with its scores, in its order. A list of labels in the
+    /// settings must agree with them.
     pub(super) fn confirmed(own: &[String], set: Option<Self>) -> anyhow::Result<Self> {
         let source = "the model's own labels".to_owned();
         let Some(set) = set else { return Ok(Self { names: own.to_vec(), indexed: true, source }) };
         set.check(own.len())?;
-        // Numbers are places in a list.
+        // Numbers are indexes into the list.
         let places: Option<Vec<usize>> = own.iter().map(|name| name.parse().ok()).collect();
         if let Some(places) = places.filter(|places| places.iter().all(|place| *place < set.names.len())) {
             let names = places.iter().map(|place| set.names[*place].clone()).collect();
@@ -107,10 +108,10 @@ impl Labels {
         Ok(Self { names: own.to_vec(), indexed: true, source })
     }
 
-    /// Refuses a list that does not fit the model.
+    /// Refuses a list whose length does not match the model.
     pub(super) fn check(&self, outputs: usize) -> anyhow::Result<()> {
         let labels = self.names.len();
-        // One number may be the confidence of one of two.
+        // A single score may be the confidence of one of two labels.
         if labels == outputs || (outputs == 1 && labels <= 2) {
             return Ok(());
         }
@@ -129,7 +130,7 @@ impl Labels {
     }
 }
 
-/// Whether a text under a key for labels is only their number, or what Python has for nothing.
+/// Returns whether the text under a key for labels is only their number, or empty in Python.
 fn is_nothing(text: &str) -> bool {
     let text = text.trim();
     text.parse::<u32>().is_ok() || ["", "None", "null", "[]", "{}"].contains(&text)
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_in_a_model_are_read_or_refused_with_their_key_and_never_passed_over() {
+    fn labels_in_a_model_are_read_or_refused_but_never_ignored() {
         let within = |key: &str, text: &str| {
             let metadata = [(key.to_owned(), text.to_owned())].into();
             Labels::within(&Graph { metadata, ..Graph::default() })
@@ -177,15 +178,15 @@ mod tests {
     }
 
     #[test]
-    fn the_background_of_tensorflow_comes_and_goes_as_the_model_has_it() {
+    fn the_background_class_is_added_or_removed_to_match_the_outputs() {
         let full = Labels::numbers(1000).with_background(1001);
         assert_eq!((full.names.len(), full.names[0].as_str()), (1001, "background"));
         assert_eq!(full.with_background(1000).names[0], "0");
-        assert_eq!(Labels::numbers(5).with_background(6).names.len(), 5, "of other counts nobody knows");
+        assert_eq!(Labels::numbers(5).with_background(6).names.len(), 5, "only 1000 labels for 1001 outputs mean a background");
     }
 
     #[test]
-    fn labels_that_the_model_gives_itself_are_confirmed_or_refused() {
+    fn configured_labels_must_agree_with_those_in_the_model() {
         let own = ["bright".to_owned(), "dark".to_owned()];
         assert_eq!(Labels::confirmed(&own, Some(list(&["dark", "bright"]))).unwrap().names, own);
         assert!(

@@ -1,5 +1,5 @@
-//! The fast engine: ONNX Runtime, a library of Microsoft's that is opened at run time where there
-//! is one.
+//! The fast engine: Microsoft's ONNX Runtime, a library that is opened at run time if it is
+//! present.
 
 use std::{
     ffi::CString,
@@ -22,15 +22,15 @@ use ort::{
 use super::{Engine, Session, Source, input::Element, output::Answer, plain::plain};
 use crate::classify::Port;
 
-/// The oldest version whose interface the `api-24` feature of `ort` speaks; later ones of this
-/// major version speak it, too.
+/// The oldest supported version, as required by the `api-24` feature of `ort`. Later versions with
+/// the same major version are compatible.
 const OLDEST: &str = "1.24";
 const MAJOR: &str = "1.";
 
-/// What a process may have only one of: the library with its environment, and where it was found.
+/// The library with its environment and its path. A process can have only one.
 static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
 
-/// ONNX Runtime, opened.
+/// The opened ONNX Runtime library.
 #[derive(Clone)]
 pub(super) struct Runtime {
     environment: Environment,
@@ -44,28 +44,27 @@ impl Runtime {
     }
 }
 
-/// Why ONNX Runtime is not to be had.
+/// The reason why ONNX Runtime cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Missing {
-    /// No library in any of the places.
+    /// None of the usual places has the library.
     #[error("no ONNX Runtime library (libonnxruntime.so, version {OLDEST} or a later {MAJOR}x) in {0}")]
     NotFound(String),
-    /// There is one, but it is of no use.
+    /// The library exists, but cannot be used.
     #[error("{library}: cannot be used as the ONNX Runtime library: {why}", library = .0.display(), why = .1)]
     Unusable(PathBuf, String),
 }
 
-/// The library that would be opened: the one that is named, or the first in the usual places.
+/// Returns the library that would be opened: the configured one, or the first in the usual places.
 pub(super) fn library(set: Option<&Path>) -> Option<PathBuf> {
     set.map(Path::to_owned).or_else(|| found_in(&usual_places()).into_iter().next())
 }
 
-/// Opens the library, once for the process: the one that is named, or the first in the usual
-/// places.
+/// Opens the library once per process: the configured one, or the first in the usual places.
 pub(super) fn runtime(set: Option<&Path>) -> Result<Runtime, Missing> {
     let mut runtime = RUNTIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if let Some(open) = &*runtime {
-        // The first library wins: a process cannot change it.
+        // The first library stays, since a process cannot replace it.
         if let Some(other) = set.filter(|set| std::fs::canonicalize(set).ok().as_ref() != Some(&open.library))
         {
             let why = format!("this process already uses {}", open.library.display());
@@ -93,10 +92,10 @@ pub(super) fn runtime(set: Option<&Path>) -> Result<Runtime, Missing> {
 fn open(library: &Path) -> Result<Runtime, Missing> {
     let unusable = |why: String| Missing::Unusable(library.to_owned(), why);
     let library = std::fs::canonicalize(library).map_err(|error| unusable(error.to_string()))?;
-    // A library that is something else may fail in any way, also by an assertion in `ort`.
+    // Opening another kind of library may fail in any way, including an assertion in `ort`.
     let opened = std::panic::catch_unwind(|| -> anyhow::Result<Environment> {
         let builder = ort::init_from(&library).map_err(unfit)?;
-        // Its warnings are about its own optimisations; its errors come back as results too.
+        // Warnings concern its own optimisations; errors are also returned as results.
         let logger = |level: LogLevel, _: &str, _: &str, place: &str, text: &str| match level {
             LogLevel::Fatal | LogLevel::Error => tracing::debug!(place, "ONNX Runtime: {text}"),
             LogLevel::Verbose | LogLevel::Info | LogLevel::Warning => {
@@ -122,7 +121,7 @@ fn open(library: &Path) -> Result<Runtime, Missing> {
     Ok(Runtime { environment, library, name })
 }
 
-/// What is wrong with a library, without its path.
+/// Describes the problem of a library, without its path.
 fn unfit(error: LoadDynamicError) -> anyhow::Error {
     match error {
         LoadDynamicError::BadVersion { version_str, .. } => {
@@ -134,7 +133,7 @@ fn unfit(error: LoadDynamicError) -> anyhow::Error {
     }
 }
 
-/// The version, from what the library says of its build or from the name of its file.
+/// Returns the version, from the name of the file or from the build information.
 fn version(build: &str, library: &Path) -> Option<String> {
     let branch = build.split("git-branch=rel-").nth(1).and_then(|rest| rest.split(',').next());
     let file = library.file_name().and_then(|name| name.to_str());
@@ -142,7 +141,7 @@ fn version(build: &str, library: &Path) -> Option<String> {
     suffix.or(branch).map(str::to_owned)
 }
 
-/// Where the library is looked for, in this order.
+/// Returns the places to search for the library, in order.
 fn usual_places() -> Vec<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let executable = std::env::current_exe().ok();
@@ -160,8 +159,8 @@ fn usual_places() -> Vec<PathBuf> {
     .collect()
 }
 
-/// The libraries in these places, each of which is a folder or a file; within a folder the newest
-/// first.
+/// Returns the libraries in these places, each of which is a folder or a file. Within a folder, the
+/// newest comes first.
 fn found_in(places: &[PathBuf]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for place in places {
@@ -176,7 +175,7 @@ fn found_in(places: &[PathBuf]) -> Vec<PathBuf> {
                 .is_some_and(|name| name.starts_with("libonnxruntime.so"))
         };
         let mut here: Vec<_> = names.filter(is_library).collect();
-        // 1.9 is older than 1.10: numbers are compared as numbers.
+        // Numbers must be compared as numbers: 1.9 is older than 1.10.
         here.sort_by_key(|path| {
             let name = path.to_string_lossy().into_owned();
             std::cmp::Reverse(name.split('.').filter_map(|part| part.parse::<u32>().ok()).collect::<Vec<_>>())
@@ -190,17 +189,17 @@ pub(super) struct Ort {
     name: String,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
-    /// One for all threads: each further one would be a copy of the weights, in the order of the
-    /// processor's liking.
+    /// Shared by all threads, since each session would hold its own copy of the weights in the
+    /// layout of the processor.
     session: Arc<Shared>,
 }
 
-/// A session that several threads run at the same time, and the names of its ends.
+/// A session that several threads run concurrently, with the names of its inputs and outputs.
 struct Shared {
     session: OrtSession,
     inputs: Vec<CString>,
     outputs: Vec<CString>,
-    /// Where runs at the same time end badly: other providers than the processor's.
+    /// Taken during a run with a provider other than the CPU, where concurrent runs fail.
     one_at_a_time: Option<Mutex<()>>,
 }
 
@@ -244,16 +243,16 @@ fn new_session(runtime: &Runtime, model: &Model, source: &Source) -> anyhow::Res
     let provider = provider(model.provider, runtime)?;
     let build = || -> ort::Result<OrtSession> {
         let mut builder = OrtSession::builder(&runtime.environment)?
-            // With one, the thread that asks is the one that works: images at the same time use the
-            // cores better than parts of one.
+            // With 1, the calling thread does the work: concurrent images use the cores better than
+            // parallel parts of one image.
             .with_intra_threads(model.engine_threads)?
             .with_inter_threads(1)?
             .with_optimization_level(GraphOptimizationLevel::All)?
-            // A plan of where results go costs a second block of memory beside that of the first
-            // run, which had none, and saves no time that can be measured.
+            // A memory plan costs a second block of memory in addition to that of the first run,
+            // and saves no measurable time.
             .with_memory_pattern(false)?
-            // Weights stored as integers are turned into floats once, at load; otherwise at each
-            // run, which takes twice as long.
+            // Converts integer weights to floats once, at load, instead of in each run, which would
+            // take twice as long.
             .with_quant_qdq(false)?;
         let cpu = (!model.memory_arena).then(|| ep::CPU::default().with_arena_allocator(false).build());
         let providers: Vec<_> = provider.into_iter().chain(cpu).collect();
@@ -278,7 +277,7 @@ fn name_of(provider: Provider) -> &'static str {
     }
 }
 
-/// What computes, where that is not the processor by itself.
+/// Returns the execution provider; `None` for the CPU.
 fn provider(provider: Provider, runtime: &Runtime) -> anyhow::Result<Option<ExecutionProviderDispatch>> {
     fn is_there<P: ExecutionProvider>() -> bool {
         P::is_available().unwrap_or(false)
@@ -322,8 +321,8 @@ impl Engine for Ort {
         Ok(Box::new(Running(Arc::clone(&self.session))))
     }
 
-    /// It finds the code of every operator when it loads a model, and knows all shapes that follow
-    /// from the input's. On a GPU, memory may be missing.
+    /// ONNX Runtime finds the kernel of every operator at load, and infers all shapes from that of
+    /// the input. A GPU may run out of memory later.
     fn is_sure(&self) -> bool {
         self.session.one_at_a_time.is_none()
     }
@@ -332,23 +331,23 @@ impl Engine for Ort {
 struct Running(Arc<Shared>);
 
 impl Shared {
-    /// Runs the model; answers the output of that number.
+    /// Runs the model and returns the output with index `output`.
     ///
-    /// `ort` (2.0.0-rc.15) lends a session to one thread at a time, because with some execution
-    /// providers, such as CUDA, runs at the same time end badly. The provider that is used here is
-    /// the processor's, whose `Run` ONNX Runtime (1.24, `inference_session.h`) documents as safe
-    /// for several threads; its arena and its plans are behind locks of their own. So the library
-    /// is called directly. docs/decisions/0013-one-session.md has what that saves and costs.
-    #[expect(unsafe_code, reason = "ONNX Runtime is a library of C")]
+    /// `ort` (2.0.0-rc.15) lends a session to one thread at a time, because concurrent runs fail
+    /// with some execution providers, such as CUDA. The CPU provider is used here, for which ONNX
+    /// Runtime (1.24, `inference_session.h`) documents `Run` as safe for several threads; its arena
+    /// and its plans have their own locks. So the library is called directly. See
+    /// docs/decisions/0013-one-session.md for the benefits and costs.
+    #[expect(unsafe_code, reason = "ONNX Runtime has a C API")]
     fn run(&self, index: usize, input: *const ort::sys::OrtValue, output: usize) -> anyhow::Result<DynValue> {
         let name = self.inputs.get(index).context("the model has no such input")?;
         let output = self.outputs.get(output).context("the model has no such output")?;
         let _alone =
             self.one_at_a_time.as_ref().map(|lock| lock.lock().unwrap_or_else(|held| held.into_inner()));
         let mut answer = std::ptr::null_mut();
-        // SAFETY: session, input and names live until the call returns, each list has one entry as
-        // its length says, and the answer is a value of ours, which `DynValue` releases. `Run`
-        // changes nothing of the session that threads share without a lock.
+        // session, input and names are valid until the call returns, each list has one entry as its
+        // length says, and the answer is an owned value, which `DynValue` releases. `Run` changes
+        // nothing in the session that threads share without a lock.
         unsafe {
             let status = (ort::api().Run)(
                 self.session.ptr().cast_mut(),
@@ -403,7 +402,7 @@ impl Session for Running {
     }
 }
 
-/// Takes the numbers out of an output.
+/// Copies the numbers of an output.
 fn read(given: &DynValue, answer: &mut Answer) -> anyhow::Result<()> {
     answer.values.clear();
     answer.shape.clear();
@@ -433,7 +432,7 @@ fn read(given: &DynValue, answer: &mut Answer) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A map from label to score for each image, as scikit-learn and Custom Vision have them.
+/// Copies the maps from label to score, one per image, of models of scikit-learn and Custom Vision.
 fn read_maps(maps: &[DynMap], answer: &mut Answer) -> anyhow::Result<()> {
     for map in maps {
         let pairs: Vec<(String, f32)> = match map.dtype() {
@@ -463,7 +462,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_library_of_a_folder_comes_first_and_a_named_file_is_taken_as_it_is() {
+    fn the_newest_library_in_a_folder_is_first_and_a_file_is_used_directly() {
         let folder = tempfile::tempdir().unwrap();
         for name in
             ["libonnxruntime.so.1.9.0", "libonnxruntime.so.1.24.1", "libonnxruntime_providers_shared.so"]
@@ -479,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_is_read_from_the_file_name_or_else_from_the_build() {
+    fn the_version_is_that_of_the_file_name_or_else_of_the_build() {
         let build = "ORT Build Info: git-branch=rel-1.24.2, git-commit-id=26250ae, build type=Release";
         assert_eq!(version(build, Path::new("/x/libonnxruntime.so.1.24.1")).unwrap(), "1.24.1");
         assert_eq!(version(build, Path::new("/x/libonnxruntime.so.1")).unwrap(), "1.24.2");
@@ -487,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_library_is_named_in_the_error() {
+    fn the_error_names_a_file_that_is_not_a_library() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = open(file.path()).err().unwrap().to_string();
         assert!(error.contains(&file.path().display().to_string()), "{error}");

@@ -1,4 +1,4 @@
-//! Which of a model's outputs holds the scores, and whether they are those of a classifier at all.
+//! Chooses the output with the scores, and refuses models that are not classifiers.
 
 use anyhow::{bail, ensure};
 use eirs_platform::settings::Model;
@@ -6,18 +6,18 @@ use eirs_platform::settings::Model;
 use super::{Source, graph::Graph};
 use crate::classify::Port;
 
-/// The scores of one run as a model gives them.
+/// The scores of one run, as the model returns them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Answer {
-    /// Row by row, one for each image.
+    /// The values, row by row, with one row per image.
     pub(super) values: Vec<f32>,
     /// The shape of the tensor.
     pub(super) shape: Vec<usize>,
-    /// The labels, where the model names them with each score.
+    /// The labels, if the model returns a name with each score.
     pub(super) names: Option<Vec<String>>,
 }
 
-/// Names that say what an output is, where several could hold the scores.
+/// Common names of outputs with scores, used if several outputs are possible.
 const USUAL: [&str; 12] = [
     "logits",
     "probabilities",
@@ -33,18 +33,19 @@ const USUAL: [&str; 12] = [
     "loss",
 ];
 
-/// Whether values of this type can be scores.
+/// Returns whether values of this type can be scores.
 fn is_scores(kind: &str) -> bool {
     matches!(kind, "f32" | "f16" | "f64" | "unknown") || is_maps(kind)
 }
 
-/// The outputs of scikit-learn and Custom Vision: for each image a map from label to score.
+/// Returns whether an output has a map from label to score per image, as in scikit-learn and Custom
+/// Vision.
 fn is_maps(kind: &str) -> bool {
     kind.starts_with("Sequence<Map<")
 }
 
-/// Whether a shape can be one score for each label: beside the first axis, only one is longer
-/// than 1.
+/// Returns whether a shape can be one score per label: apart from the first axis, at most one is
+/// longer than 1.
 fn is_list(port: &Port) -> bool {
     port.shape.iter().skip(1).filter(|side| side.is_some_and(|side| side > 1)).count() <= 1
 }
@@ -53,8 +54,7 @@ fn classes(port: &Port) -> Option<usize> {
     port.shape.iter().skip(1).try_fold(1usize, |product, side| product.checked_mul((*side)?))
 }
 
-/// The number of the output that holds the scores. `labels` is how many there are, where that is
-/// known.
+/// Returns the index of the output with the scores. `labels` is the number of labels, if known.
 pub(super) fn choose(
     model: &Model,
     source: &Source,
@@ -103,7 +103,7 @@ pub(super) fn choose(
             all()
         );
     }
-    // Maps bear their labels; a list of as many scores as labels is next.
+    // Maps include their labels; the next best choice is a list with one score per label.
     let better = |is_better: &dyn Fn(&Port) -> bool, fitting: &mut Vec<(usize, &Port)>| {
         if fitting.iter().any(|(_, port)| is_better(port)) {
             fitting.retain(|(_, port)| is_better(port));
@@ -131,7 +131,7 @@ pub(super) fn choose(
     }
 }
 
-/// Refuses a model that says itself that it does something else.
+/// Refuses a model whose metadata or outputs show that it is not a classifier.
 fn ensure_classifier(source: &Source, outputs: &[Port], graph: Option<&Graph>) -> anyhow::Result<()> {
     let hint = "if one of its outputs is a list of scores all the same, set output";
     if let Some(task) = graph.and_then(|graph| graph.metadata.get("task")) {
@@ -171,8 +171,8 @@ fn ensure_classifier(source: &Source, outputs: &[Port], graph: Option<&Graph>) -
     Ok(())
 }
 
-/// What one run of the model on `rows` images shows: how many classes there are. Refuses what is no
-/// list of scores.
+/// Returns the number of classes from the output for `rows` images. Refuses anything but a list of
+/// scores.
 pub(super) fn classes_of(
     source: &Source,
     port: &Port,
@@ -182,7 +182,7 @@ pub(super) fn classes_of(
     let classes = answer.values.len() / rows.max(1);
     let is_whole = classes > 0 && answer.values.len() == classes * rows;
     let (first, rest) = answer.shape.split_first().map_or((1, &[][..]), |(first, rest)| (*first, rest));
-    // Without an axis for images, the first is that of the classes.
+    // Without an axis of images, the first axis is that of the classes.
     let is_list = match rest {
         [] => first == classes * rows,
         _ => first == rows && rest.iter().filter(|side| **side > 1).count() <= 1,
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_output_that_can_only_be_meant_is_found() {
+    fn the_only_possible_output_is_found() {
         let maps = "Sequence<Map<String, f32>>";
         for (ports, labels, expected) in [
             (&[port("y", "f32", &[3])][..], None, "y"),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unclear_or_no_classifier_is_refused_with_what_to_do() {
+    fn ambiguous_outputs_and_other_models_are_refused_with_advice() {
         for (ports, expected) in [
             (&[port("neg", "f32", &[3]), port("y", "f32", &[3])][..], "set output to one of them"),
             (&[port("output0", "f32", &[84, 8400])], "detectors"),

@@ -1,7 +1,6 @@
-//! What an engine says, in words for operators: without the names of its functions and the paths of
-//! its source.
+//! Rewrites the messages of engines for operators, without function names and source paths.
 
-/// The sentence in a message of an engine.
+/// Returns the message of an engine as a plain sentence.
 pub(super) fn plain(message: &str) -> String {
     let message = message.trim();
     if let Some(version) = after(message, "Unsupported model IR version: ") {
@@ -38,7 +37,7 @@ pub(super) fn plain(message: &str) -> String {
     without_code(message)
 }
 
-/// The word that follows a marker.
+/// Returns the word after a marker.
 fn after<'a>(text: &'a str, marker: &str) -> Option<&'a str> {
     let rest = &text[text.find(marker)? + marker.len()..];
     rest.split([' ', ',', ';', '\n'])
@@ -47,7 +46,7 @@ fn after<'a>(text: &'a str, marker: &str) -> Option<&'a str> {
         .filter(|word| !word.is_empty())
 }
 
-/// The word in front of a marker.
+/// Returns the word before a marker.
 fn before<'a>(text: &'a str, marker: &str) -> Option<&'a str> {
     let front = &text[..text.find(marker)?];
     let word = front.rsplit([' ', ':', '\n', '"', '\'']).next()?;
@@ -55,7 +54,7 @@ fn before<'a>(text: &'a str, marker: &str) -> Option<&'a str> {
     Some(word).filter(|word| !word.is_empty())
 }
 
-/// Without words that are places in source code or signatures of functions, and in one line.
+/// Removes places in source code and function signatures, and joins the lines.
 fn without_code(message: &str) -> String {
     let is_place = |word: &str| {
         let word = word.trim_matches(['(', ')', ':', ',', '"', '\'']);
@@ -64,8 +63,7 @@ fn without_code(message: &str) -> String {
     let (mut words, mut depth) = (Vec::new(), 0i32);
     for word in message.split_whitespace() {
         if depth > 0 || is_place(word) {
-            // A signature goes on to its last parenthesis, and what is before it is the type that
-            // it returns.
+            // A signature extends to its last parenthesis; the word before it is the return type.
             let opened = word.matches('(').count() as i32 - word.matches(')').count() as i32;
             depth = (depth + opened).max(0);
             continue;
@@ -73,7 +71,7 @@ fn without_code(message: &str) -> String {
         words.push(word);
     }
     let text = words.join(" ");
-    // rten goes on with the shapes of all inputs.
+    // rten appends the shapes of all inputs.
     let text = text.split(". Inputs were ").next().unwrap_or(&text);
     let text = text.strip_prefix("operator \"\" failed: ").unwrap_or(text);
     let text = text.strip_prefix("Exception during initialization: ").unwrap_or(text);
@@ -88,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_of_engines_are_made_sentences_without_signatures() {
+    fn messages_of_engines_become_sentences_without_signatures() {
         for (message, expected) in [
             (
                 "Load model from m.onnx failed:/onnxruntime_src/onnxruntime/core/graph/model.cc:181 \

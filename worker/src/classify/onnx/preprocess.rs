@@ -1,4 +1,4 @@
-//! From the bytes of an image to the numbers that a model was trained on.
+//! Converts image files to the input of a model.
 
 use eirs_platform::settings::{Alpha, Channels, Colour, Layout};
 
@@ -11,10 +11,10 @@ use crate::{
     },
 };
 
-/// Prepares one image after the other, with the same buffers.
+/// Prepares images one after the other, reusing the same buffers.
 pub(super) struct Preprocess {
     recipe: Recipe,
-    /// What each of the 256 values becomes, for each channel of the model.
+    /// The result for each of the 256 sample values, per channel of the model.
     table: Vec<[f32; 256]>,
     pixels: Pixels,
     resizer: Resizer,
@@ -27,7 +27,7 @@ impl Preprocess {
         Self { recipe, table, pixels: Pixels::default(), resizer: Resizer::default() }
     }
 
-    /// Fills `tensor`, of [`Recipe::len`] numbers, from an image file.
+    /// Fills `tensor`, of length [`Recipe::len`], from an image file.
     pub(super) fn fill(&mut self, file: &[u8], tensor: &mut [f32]) -> Result<(), Failure> {
         let filled = self.read(file, tensor);
         self.pixels.recycle();
@@ -51,7 +51,7 @@ impl Preprocess {
         }
         let plane = recipe.geometry.size.0 as usize * recipe.geometry.size.1 as usize;
         let channels = recipe.input.channels;
-        // How far apart the numbers of a pixel are, and those of two pixels.
+        // The distance between the channels of a pixel, and between pixels.
         let (apart, next) = match recipe.input.layout {
             Layout::Nchw => (plane, 1),
             Layout::Nhwc => (1, channels.count()),
@@ -80,13 +80,13 @@ impl Preprocess {
     }
 }
 
-/// Pillow's `convert("L")`.
+/// Converts to grey like Pillow's `convert("L")`.
 fn grey(red: u8, green: u8, blue: u8) -> u8 {
     let weighted = 19_595 * u32::from(red) + 38_470 * u32::from(green) + 7_471 * u32::from(blue);
     ((weighted + 0x8000) >> 16) as u8
 }
 
-/// With a JPEG between scaling and cutting, as the pixels were that some models were trained on.
+/// Resizes with a JPEG round trip between scaling and cropping, as in the training of some models.
 fn through_jpeg(
     resizer: &mut Resizer,
     pixels: &mut Pixels,
@@ -107,7 +107,7 @@ fn through_jpeg(
     })?;
     let mut file = Vec::new();
     let mut encoder = jpeg_encoder::Encoder::new(&mut file, quality);
-    // As libjpeg does by itself.
+    // The default of libjpeg.
     encoder.set_sampling_factor(jpeg_encoder::SamplingFactor::F_2_2);
     encoder.set_chroma_subsampling_method(jpeg_encoder::ChromaSubsamplingMethod::Average);
     encoder.encode(&scaled, columns, rows, jpeg_encoder::ColorType::Rgb).map_err(|_| unfit())?;

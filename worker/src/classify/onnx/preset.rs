@@ -1,5 +1,4 @@
-//! What the settings want of an image: the keys that are set, and for all others what their preset
-//! says.
+//! Combines the preprocessing settings: explicit keys, and the preset for all others.
 
 mod files;
 mod keras;
@@ -12,15 +11,18 @@ use eirs_platform::settings::{
 
 use super::graph::Graph;
 
-/// What is wanted, as far as anybody says it; the model file says the rest.
+/// The wanted preprocessing, as far as settings and preset specify it; the model file provides the
+/// rest.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Wanted {
     pub(super) layout: Option<Layout>,
     pub(super) channels: Option<Channels>,
-    /// They are of a preset: a model with another number of channels has its own.
+    /// Whether a model with another number of channels may override `channels`, because they come
+    /// from a preset.
     pub(super) channels_are_soft: bool,
     pub(super) size: Option<Size>,
-    /// It is a hint in the model file, which counts where its input leaves the size open.
+    /// Whether `size` is a hint from the model file, which only counts if the input leaves the size
+    /// open.
     pub(super) size_is_soft: bool,
     pub(super) resize: Option<Size>,
     pub(super) resize_mode: Option<ResizeMode>,
@@ -38,7 +40,8 @@ pub(super) struct Wanted {
 impl Wanted {
     pub(super) fn of(model: &Model, graph: Option<&Graph>) -> anyhow::Result<Self> {
         let preset = match model.preset {
-            // Its classifiers are all fed in one way, and their files say whose they are.
+            // All classifiers of Ultralytics have the same preprocessing, and their files identify
+            // them.
             None if graph.is_some_and(is_ultralytics) => Self::ultralytics(),
             None => Self::default(),
             Some(Preset::Caffe) => Self::caffe(),
@@ -57,7 +60,7 @@ impl Wanted {
             }
         };
         let own_size = model.size.or(preset.size);
-        // Of another size or another mode the preset knows nothing.
+        // The preset's `resize` only applies to its own size and mode.
         let is_its = |set: Option<Size>| set.is_none() || preset.size.is_none() || set == preset.size;
         let has_its_mode = model.resize_mode.is_none() || model.resize_mode == preset.resize_mode;
         let as_preset = is_its(model.size) && has_its_mode;
@@ -81,7 +84,7 @@ impl Wanted {
         })
     }
 
-    /// Red, green and blue from 0 to 1, less this, by that.
+    /// RGB scaled to 0..1, then normalised by `mean` and `std`.
     fn of_unit(mean: impl Into<PerChannel>, std: impl Into<PerChannel>) -> Self {
         Self {
             resize_mode: Some(ResizeMode::Crop),
@@ -93,8 +96,8 @@ impl Wanted {
         }
     }
 
-    /// Caffe's ImageNet models: OpenCV's bilinear scaling to 256 x 256, the centre, blue first, the
-    /// means of ImageNet.
+    /// Caffe's ImageNet models: resized to 256 x 256 (bilinear, like OpenCV), centre crop, BGR,
+    /// mean of ImageNet.
     fn caffe() -> Self {
         Self {
             resize_mode: Some(ResizeMode::Squash),
@@ -108,23 +111,22 @@ impl Wanted {
         }
     }
 
-    /// Ultralytics' `classify_transforms`: the short side becomes the size, and the centre is cut
-    /// out.
+    /// Ultralytics' `classify_transforms`: the short side is resized to `size`, then a centre crop.
     fn ultralytics() -> Self {
         Self { resize: Some(Self::SAME), ..Self::of_unit([0.0], [1.0]) }
     }
 
-    /// A `resize` that is the size, whatever that is.
+    /// A `resize` that stands for `size`.
     const SAME: Size = Size::Side(0);
 }
 
-/// Whether a file is a classifier that Ultralytics exported, by what it says of itself.
+/// Returns whether the metadata says that Ultralytics exported this classifier.
 fn is_ultralytics(graph: &Graph) -> bool {
     let says = |key: &str, what: &str| graph.metadata.get(key).is_some_and(|value| value == what);
     says("author", "Ultralytics") && says("task", "classify")
 }
 
-/// What Ultralytics writes: `[224, 224]`, rows first.
+/// Parses the size that Ultralytics writes: `[224, 224]`, rows first.
 fn size_hint(text: &str) -> Option<Size> {
     let numbers: Vec<u32> = serde_json::from_str(text).ok()?;
     match numbers[..] {

@@ -1,5 +1,4 @@
-//! What happens to every image before the model sees it: decided once, from settings, preset and
-//! model file.
+//! The complete preprocessing of a model, resolved once from settings, preset and model file.
 
 use anyhow::ensure;
 use eirs_platform::settings::{
@@ -15,16 +14,16 @@ use crate::image::{
     geometry::{Fit, Geometry},
 };
 
-/// What happens to every image.
+/// The preprocessing of every image.
 #[derive(Debug, Clone)]
 pub(super) struct Recipe {
     pub(super) input: Input,
     pub(super) geometry: Geometry,
     divide_by: f32,
-    /// For each channel of the model, in its order.
+    /// One per channel of the model, in its order.
     mean: Vec<f32>,
     std: Vec<f32>,
-    /// Pixels go in as they are.
+    /// Whether samples are passed unchanged.
     is_raw: bool,
     pub(super) jpeg_quality: Option<u8>,
     pub(super) exif: bool,
@@ -39,12 +38,11 @@ impl Recipe {
         let channels = input.channels.count();
         let is_set = wanted.divide_by.is_some() || wanted.mean.is_some() || wanted.std.is_some();
         let is_raw = input.element == Element::U8 && !is_set;
-        // The usual -1..1 holds as long as nobody says anything of it; another divisor alone means
-        // no mean.
+        // The default range is -1..1; a divisor alone means a mean of zero.
         let usual_mean = if wanted.divide_by.is_none() { 1.0 } else { 0.0 };
         let each = |key: &str, numbers: Option<&PerChannel>, usual: f32| {
             let list = numbers.map_or(Some(vec![usual; channels]), |numbers| numbers.of(channels));
-            // A preset knows colours; of the mean over them a grey model may make what it can.
+            // A preset has colour values; a grey model uses their mean.
             let list = list.or_else(|| {
                 let numbers = numbers.filter(|_| wanted.channels_are_soft && channels == 1)?.numbers();
                 Some(vec![numbers.iter().sum::<f32>() / numbers.len() as f32])
@@ -69,28 +67,28 @@ impl Recipe {
         })
     }
 
-    /// How many numbers one image becomes.
+    /// Returns the number of samples per image.
     pub(super) fn len(&self) -> usize {
         self.input.len()
     }
 
-    /// What must be decoded of a picture.
+    /// Returns the part of an image that must be decoded.
     pub(super) fn view(&self) -> Option<View> {
         let view = self.geometry.view()?;
-        // Which side is cut how far hangs on the orientation; a JPEG in between is of the whole.
+        // The cut sides depend on the orientation. A JPEG round trip needs the whole image.
         let is_cut =
             self.jpeg_quality.is_none() && (self.exif || self.geometry.size.0 == self.geometry.size.1);
         let cut = view.cut.filter(|_| is_cut);
         Some(View { cut, fractions: self.scaled_decode, ..view })
     }
 
-    /// What a value from 0 to 255 becomes in that channel of the model.
+    /// Converts a sample of 0 to 255 to the input value of this channel.
     pub(super) fn value(&self, channel: usize, value: u8) -> f32 {
         let value = f32::from(value);
         if self.is_raw { value } else { (value / self.divide_by - self.mean[channel]) / self.std[channel] }
     }
 
-    /// In words, for `eirs model check`.
+    /// Describes the preprocessing, for `eirs model check`.
     pub(super) fn describe(&self) -> String {
         let Self { input, geometry, divide_by, mean, std, .. } = self;
         let size = |sides: (u32, u32)| format!("{} x {}", sides.0, sides.1);
@@ -172,10 +170,10 @@ fn geometry(wanted: &Wanted, size: (u32, u32)) -> anyhow::Result<Geometry> {
         ((f64::from(across) * factor).round() as u32, (f64::from(down) * factor).round() as u32)
     };
     let fit = match (mode, set) {
-        // The proportion that the models for ImageNet share: 224 pixels out of 256.
+        // The ratio common to ImageNet models: 224 pixels out of 256.
         (ResizeMode::Crop, None) => Fit::Crop { cover: (usual(across), usual(down)) },
         (ResizeMode::Crop, Some(Size::Side(side))) => Fit::Crop { cover: grown(side) },
-        // Two sides are two sides.
+        // An explicit mode keeps both sides.
         (ResizeMode::Crop, Some(Size::Rectangle { width, height }))
             if wanted.resize_mode == Some(ResizeMode::Crop) =>
         {

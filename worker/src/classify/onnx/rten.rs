@@ -1,4 +1,4 @@
-//! The engine that is always there: rten, in Rust, compiled in.
+//! The engine that is always available: rten, written in Rust and compiled in.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use rten_tensor::{AsView, Layout, Tensor, TensorView};
 use super::{Engine, Session, Source, input::Element, output::Answer, plain::plain};
 use crate::classify::Port;
 
-/// As Cargo.toml asks for it; the library does not say.
+/// The version in Cargo.toml; the library does not report it.
 pub(super) const NAME: &str = "rten 0.27";
 
 pub(super) struct Rten {
@@ -24,8 +24,7 @@ pub(super) struct Rten {
 
 impl Rten {
     pub(super) fn load(source: &Source) -> anyhow::Result<Self> {
-        // Weights are not packed ahead for the processor: that would hold them twice, and measured
-        // no faster.
+        // Weights are not prepacked: that would hold them twice, and was not faster when measured.
         let mut options = ModelOptions::with_all_ops();
         let model = match source {
             Source::BuiltIn(bytes) => options.load_static_slice(bytes),
@@ -49,14 +48,14 @@ impl Rten {
     }
 }
 
-/// A model, and its files of weights by name.
+/// A model, and its weight files by name.
 type Given = (Vec<u8>, Vec<(String, Vec<u8>)>);
 
-/// What rten is given of a model, where rten 0.27 does not find all of it by itself
-/// (`external_data.rs`). It takes a file for ONNX by its ending alone; it follows a link to the
-/// model before it looks for weights beside it, so that a model in the cache of Hugging Face, whose
-/// files are links into another folder, has none; and it reads weights from no folder below, and
-/// from no file whose ending does not begin with `.data` or `.onnx_data`. `None` for all others.
+/// Reads the files of a model that rten 0.27 would not find by itself (`external_data.rs`), else
+/// returns `None`. rten recognises ONNX by the extension only. It resolves a symlink to the model
+/// before it looks for weights beside it, so it finds none in the cache of Hugging Face, whose
+/// files link to another folder. It does not read weights from subfolders, or with an extension
+/// that does not start with `data` or `onnx_data`.
 fn given(path: &Path) -> std::io::Result<Option<Given>> {
     let is_onnx = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx"));
     let found = version::weights(path);
@@ -116,12 +115,12 @@ impl Engine for Rten {
     }
 
     fn session(&self) -> anyhow::Result<Box<dyn Session>> {
-        // A pool of one thread each: the sessions are what uses the cores.
+        // One thread per session, since the sessions use the cores.
         let pool = Arc::new(ThreadPool::with_num_threads(1));
         Ok(Box::new(RtenSession { model: Arc::clone(&self.model), pool }))
     }
 
-    /// It finds only when it runs what it does not know of an operator.
+    /// rten finds unsupported uses of an operator only when it runs it.
     fn is_sure(&self) -> bool {
         false
     }
@@ -151,7 +150,7 @@ impl Session for RtenSession {
                 bytes = numbers.iter().copied().map(super::byte).collect();
                 ValueView::from(TensorView::from_data(shape, bytes.as_slice()))
             }
-            // rten turns the others into 32 bits when it loads a model.
+            // rten converts the others to 32 bits when it loads a model.
             Element::F16 | Element::F64 => anyhow::bail!("its input is of a type that is not known"),
         };
         let options = RunOptions::default().with_thread_pool(Some(Arc::clone(&self.pool)));
@@ -175,18 +174,18 @@ mod tests {
 
     use super::*;
 
-    /// A field of a protocol buffer that holds bytes.
+    /// Encodes a protocol buffer field with bytes.
     fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
         [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
     }
 
-    /// A model of which all that is there is a tensor in another file.
+    /// Encodes a model that contains only a tensor in another file.
     fn model(location: &str) -> Vec<u8> {
         let entry = [field(1, b"location"), field(2, location.as_bytes())].concat();
         field(7, &field(5, &field(13, &entry)))
     }
 
-    /// What rten is given: the model and the bytes of its weights.
+    /// Checks that the model and the bytes of its weights are given to rten.
     fn check(path: &Path, weights: &[u8]) {
         let (copy, given) = given(path).unwrap().expect("a model in memory");
         assert_eq!(copy, model("0.data"));
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_is_a_link_is_given_the_weights_beside_the_link() {
+    fn a_linked_model_gets_the_weights_beside_the_link() {
         let cache = tempfile::tempdir().unwrap();
         let path = |name: &str| cache.path().join(name);
         fs::create_dir_all(path("blobs")).unwrap();
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_any_name_are_given_and_those_that_rten_finds_are_left_where_they_are() {
+    fn only_weights_that_rten_does_not_find_are_given_to_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         fs::create_dir(path("sub")).unwrap();

@@ -1,4 +1,4 @@
-//! Classifies images on one thread: prepares them, runs the model, makes guesses of its scores.
+//! Classifies images on one thread: preprocessing, inference, guesses.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -12,10 +12,10 @@ use tracing::debug_span;
 use super::{Session, Shared, output::Answer, preprocess::Preprocess, views};
 use crate::classify::{Classifier, Failure, Image, panic_text};
 
-/// Of one thread.
+/// The classifier of one thread.
 pub(super) struct OnnxClassifier {
     shared: Arc<Shared>,
-    /// `None` after a panic, which may have left it in any state.
+    /// `None` after a panic, which may have left the session in any state.
     session: Option<Box<dyn Session>>,
     preprocess: Preprocess,
     input: Vec<f32>,
@@ -33,12 +33,13 @@ impl OnnxClassifier {
         })
     }
 
-    /// Images of one run: those of the file, if it fixes them, or else as many as there are.
+    /// Returns the number of images per run: that of the file, if it is fixed, else `rows`.
     fn run_rows(&self, rows: usize) -> usize {
         self.shared.recipe.input.images.unwrap_or(rows)
     }
 
-    /// Runs the model on the prepared images of `input`; the scores, row by row, are in `answer`.
+    /// Runs the model on the prepared images in `input` and stores the scores, row by row, in
+    /// `answer`.
     fn infer(&mut self, rows: usize) -> anyhow::Result<()> {
         let Self { shared, session, input, answer, .. } = self;
         let running = match session {
@@ -64,7 +65,7 @@ impl OnnxClassifier {
         Ok(())
     }
 
-    /// The scores of one image as the model gives them.
+    /// Returns the scores of one image, as the model returns them.
     pub(super) fn scores(&mut self, image: &Image) -> Result<Vec<f32>, Failure> {
         let (rows, length) = (self.run_rows(1), self.shared.recipe.len());
         self.input.clear();
@@ -74,10 +75,10 @@ impl OnnxClassifier {
         Ok(self.answer.values[..self.shared.classes].to_vec())
     }
 
-    /// Classifies images that make one run.
+    /// Classifies images in one run.
     fn classify_together(&mut self, images: &[Image], answers: &mut Vec<Result<Vec<Guess>, Failure>>) {
         let length = self.shared.recipe.len();
-        // Images that cannot be read take no row.
+        // Images that cannot be decoded take no row.
         let mut rows = Vec::new();
         self.input.resize(length * self.run_rows(images.len()), 0.0);
         for image in images {
@@ -97,14 +98,14 @@ impl OnnxClassifier {
         let run_rows = self.run_rows(rows.len());
         self.input.resize(length * run_rows, 0.0);
         let confidences = debug_span!(target: TARGET, "infer", images = rows.len())
-            .in_scope(|| self.seen_from_all_sides(rows.len(), run_rows));
+            .in_scope(|| self.mean_over_views(rows.len(), run_rows));
         for (index, confidences) in rows.into_iter().zip(confidences) {
             answers[index] = confidences.map(|confidences| self.shared.judge.guesses(&confidences));
         }
     }
 
-    /// The confidences of each of the prepared images, as the mean over its views.
-    fn seen_from_all_sides(&mut self, rows: usize, run_rows: usize) -> Vec<Result<Vec<f32>, Failure>> {
+    /// Returns the confidences of each prepared image, as the mean over its views.
+    fn mean_over_views(&mut self, rows: usize, run_rows: usize) -> Vec<Result<Vec<f32>, Failure>> {
         let views = views::of(self.shared.augment);
         let upright = if self.shared.augment == Augment::None { Vec::new() } else { self.input.clone() };
         let length = self.shared.recipe.len();

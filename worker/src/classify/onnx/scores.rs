@@ -1,4 +1,4 @@
-//! From the scores of a model to guesses, and to what they say about the settings.
+//! Converts the scores of a model to guesses, and to hints about the settings.
 
 use anyhow::{bail, ensure};
 use eirs_platform::{
@@ -9,15 +9,15 @@ use eirs_platform::{
 use super::form::{Form, is_distribution};
 use crate::classify::Failure;
 
-/// Arithmetic in few bits leaves a hair beyond 0 and 1.
+/// Tolerance beyond 0 and 1, for rounding in low-precision arithmetic.
 const HAIR: f32 = 0.01;
 
-/// Makes guesses of scores.
+/// Converts scores to guesses.
 #[derive(Debug, Clone)]
 pub(super) struct Judge {
     form: Form,
     pub(super) labels: Vec<String>,
-    /// Of one number: which of the two labels it is the confidence of.
+    /// The index of the label whose confidence a single score is.
     positive: Option<usize>,
     threshold: Option<f32>,
     otherwise: String,
@@ -25,7 +25,7 @@ pub(super) struct Judge {
 }
 
 impl Judge {
-    /// `found` is what the numbers seem to be, `classes` how many there are.
+    /// `found` is the detected form of the scores, `classes` their number.
     pub(super) fn new(
         model: &Model,
         mut labels: Vec<String>,
@@ -38,7 +38,7 @@ impl Judge {
             .scores
             .or(model.softmax.map(|softmax| if softmax { Scores::Logits } else { Scores::Probabilities }));
         let form = match set {
-            // A softmax of one number is always 1.
+            // A softmax of one score is always 1.
             Some(Scores::Logits) if single => Form::Sigmoid,
             Some(Scores::Logits) => Form::Logits,
             Some(Scores::Probabilities) => Form::Probabilities,
@@ -76,7 +76,8 @@ impl Judge {
         text
     }
 
-    /// The confidence of each label, for the scores of one image: from 0 to 1, or there is none.
+    /// Returns the confidence of each label in [0, 1], for the scores of one image. Fails if a
+    /// score is NaN, infinite or out of range.
     pub(super) fn confidences(&self, scores: &[f32]) -> Result<Vec<f32>, Failure> {
         // The logarithm of 0.
         let is_low = |score: &f32| match self.form {
@@ -88,7 +89,7 @@ impl Judge {
             return Err(Failure::Failed("the model returned NaN or infinite numbers".to_owned()));
         }
         let mut confidences = match self.form {
-            Form::Logits => softened(scores),
+            Form::Logits => softmax_of(scores),
             Form::Probabilities => scores.to_vec(),
             Form::LogProbabilities => scores.iter().map(|score| score.exp()).collect(),
             Form::NegativeLogProbabilities => scores.iter().map(|score| (-score).exp()).collect(),
@@ -113,7 +114,7 @@ impl Judge {
         Ok(confidences)
     }
 
-    /// The best labels for the confidences of one image.
+    /// Returns the best labels for the confidences of one image.
     pub(super) fn guesses(&self, confidences: &[f32]) -> Vec<Guess> {
         let least = self.threshold.unwrap_or(0.0);
         let mut order: Vec<usize> = (0..confidences.len().min(self.labels.len())).collect();
@@ -122,8 +123,7 @@ impl Judge {
         if order.is_empty() {
             return vec![Guess { label: self.otherwise.clone(), confidence: 1.0 - best }];
         }
-        // Equal ones keep the order of the labels, so that the same image always gets the same
-        // answer.
+        // Ties keep the order of the labels, so that the result is always the same.
         let better = |a: &usize, b: &usize| confidences[*b].total_cmp(&confidences[*a]).then(a.cmp(b));
         if self.top < order.len() {
             order.select_nth_unstable_by(self.top, better);
@@ -135,7 +135,7 @@ impl Judge {
         order.into_iter().map(guess).collect()
     }
 
-    /// What the scores of one image say about the settings.
+    /// Returns hints about the settings, judged by the scores of one image.
     pub(super) fn hints(&self, scores: &[f32]) -> Vec<String> {
         let mut hints = Vec::new();
         let sums_to_one = is_distribution(scores, 1.0);
@@ -149,7 +149,7 @@ impl Judge {
         }
         let confidences = if sums_to_one { Ok(scores.to_vec()) } else { self.confidences(scores) };
         let best = confidences.unwrap_or_default().into_iter().fold(0.0, f32::max);
-        // Little more than blind guessing gives, and little in itself.
+        // Hardly more than a uniform guess, and low in absolute terms.
         if self.form != Form::Sigmoid && scores.len() > 1 && best < (1.2 / scores.len() as f32).max(0.25) {
             hints.push(format!(
                 "the model is undecided (best guess {:.1} %): channels, divide_by, mean and std may differ \
@@ -161,7 +161,8 @@ impl Judge {
     }
 }
 
-/// Which of two labels one number is the confidence of; of one label, the other is "not" that.
+/// Returns the index of the label whose confidence a single score is. With one label, the other is
+/// "not" that label.
 fn positive(set: Option<&str>, labels: &mut Vec<String>, indexed: bool) -> anyhow::Result<usize> {
     if let [only] = &labels[..] {
         ensure!(
@@ -204,8 +205,8 @@ fn positive(set: Option<&str>, labels: &mut Vec<String>, indexed: bool) -> anyho
     )
 }
 
-/// Logits as probabilities.
-fn softened(scores: &[f32]) -> Vec<f32> {
+/// Converts logits to probabilities (softmax).
+fn softmax_of(scores: &[f32]) -> Vec<f32> {
     let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut powers: Vec<f32> = scores.iter().map(|score| (score - highest).exp()).collect();
     let sum: f64 = powers.iter().map(|power| f64::from(*power)).sum();
@@ -229,7 +230,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_guesses_are_the_first_of_all_labels_sorted(
+        fn guesses_are_the_best_of_all_sorted_labels(
             scores in prop::collection::vec(-3i8..4, 2..50),
             top in 1usize..60,
         ) {
@@ -247,7 +248,7 @@ mod tests {
         }
 
         #[test]
-        fn no_confidence_outside_0_and_1_ever_leaves(
+        fn every_confidence_is_between_0_and_1(
             scores in prop::collection::vec(prop::num::f32::ANY, 2..9),
             form in prop::sample::select(vec![
                 Scores::Logits, Scores::Probabilities, Scores::LogProbabilities,
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn one_number_is_the_confidence_of_the_label_that_is_named_or_can_only_be_meant() {
+    fn a_single_score_is_the_confidence_of_the_named_or_only_possible_label() {
         let both = |labels: &[&str], set: Option<&str>, indexed: bool| {
             let labels = labels.iter().map(|label| (*label).to_owned()).collect();
             let model = Model { positive: set.map(str::to_owned), ..Model::default() };
@@ -272,7 +273,7 @@ mod tests {
             judge.map(|judge| judge.guesses(&judge.confidences(&[0.9]).unwrap())[0].label.clone())
         };
         assert_eq!(both(&["cat", "dog"], Some("Cat"), false).unwrap(), "cat");
-        assert_eq!(both(&["cat", "dog"], None, true).unwrap(), "dog", "by index, as Keras counts");
+        assert_eq!(both(&["cat", "dog"], None, true).unwrap(), "dog", "the second one, as in Keras");
         assert_eq!(both(&["red", "not red"], None, false).unwrap(), "red");
         assert_eq!(both(&["No_mask", "mask"], None, false).unwrap(), "mask");
         assert_eq!(both(&["red"], None, false).unwrap(), "red");
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn below_the_threshold_is_another_label() {
+    fn below_the_threshold_the_label_is_otherwise() {
         let model = Model { threshold: Some(0.5), scores: Some(Scores::Sigmoid), ..Model::default() };
         let judge = judge(&model, 3);
         let labels = |scores: &[f32]| {

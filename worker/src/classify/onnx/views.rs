@@ -1,18 +1,17 @@
-//! The views of an image over which confidences are averaged: turned and in a mirror, made of the
-//! prepared numbers.
+//! The views for averaging confidences: rotated and mirrored versions of a prepared image.
 
 use eirs_platform::settings::{Augment, Layout};
 
 use super::input::Input;
 
-/// Turned this number of times by 90 degrees, after the mirror.
+/// A view: mirrored or not, and rotated by a multiple of 90 degrees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct View {
     mirrored: bool,
     quarters: usize,
 }
 
-/// The upright one first.
+/// Returns the views, the upright one first.
 pub(super) fn of(augment: Augment) -> Vec<View> {
     let (mirrors, quarters): (&[bool], _) = match augment {
         Augment::None => (&[false], 1),
@@ -27,7 +26,7 @@ pub(super) fn of(augment: Augment) -> Vec<View> {
 }
 
 impl View {
-    /// Makes this view of the numbers of one image; for turning by 90 degrees it must be a square.
+    /// Creates this view of one image in `to`. A rotation by 90 degrees needs a square image.
     pub(super) fn turn(self, input: &Input, from: &[f32], to: &mut [f32]) {
         let (width, height) = (input.size.0 as usize, input.size.1 as usize);
         let (plane, channels) = (width * height, input.channels.count());
@@ -64,7 +63,7 @@ mod tests {
     };
 
     #[test]
-    fn eight_views_of_a_square_are_eight_pictures_of_the_same_numbers() {
+    fn the_eight_views_differ_and_have_the_same_samples() {
         let port =
             Port { name: "x".into(), kind: "f32".into(), shape: vec![None, Some(1), Some(3), Some(3)] };
         let input = Input::find(&Source::SHAPES, &[port], None, &Wanted::default()).unwrap();

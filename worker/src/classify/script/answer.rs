@@ -1,6 +1,6 @@
-//! What scripts print, read with care: an answer is taken, and what surrounds it (banners of
-//! libraries, progress bars, warnings, blank lines, colours) is not. What is neither is refused: no
-//! answer is better than a wrong label.
+//! Parses the output of scripts. A result is accepted; the text around it (banners of libraries,
+//! progress bars, warnings, blank lines, colours) is ignored. Anything unclear is refused: no
+//! result is better than a wrong label.
 
 use std::{collections::VecDeque, mem, path::Path};
 
@@ -10,19 +10,18 @@ use serde_json::{Map, Value};
 
 use super::label;
 
-/// How many invalid lines are kept, to be shown if no result comes, ...
+/// Number of invalid lines that are kept for the error message.
 const KEPT_LINES: usize = 5;
-/// ... and this many characters of each.
+/// Number of characters shown of each of these lines.
 const SHOWN_CHARS: usize = 160;
-/// The most bytes of a JSON object that is written over several lines.
+/// Maximum size of a JSON object that extends over several lines, in bytes.
 const LONGEST_OBJECT: usize = 16 << 10;
-/// Arithmetic with few bits gives confidences that are a hair beyond 0 or 1: in 16 bits, 1.001 is
-/// next to 1.
+/// Tolerance for confidences beyond 0 and 1, from rounding: in 16 bits, 1.001 is next to 1.
 const HAIR: f64 = 0.001;
 
-/// The lines in what was printed, without colours and blanks, and without the empty ones. A
-/// progress bar that goes back to the start of its line, by a carriage return or by backspaces,
-/// begins another one.
+/// Returns the lines of the output, without colours, surrounding blanks and empty lines. A progress
+/// bar that returns to the start of its line, with a carriage return or backspaces, starts a new
+/// line.
 pub(super) fn lines(printed: &[u8]) -> Vec<String> {
     let text = without_escapes(&String::from_utf8_lossy(printed));
     text.split(['\n', '\r', '\u{8}'])
@@ -32,8 +31,8 @@ pub(super) fn lines(printed: &[u8]) -> Vec<String> {
         .collect()
 }
 
-/// Without what a terminal would obey (ECMA-48): colours, moves of the cursor, titles, character
-/// sets. A sequence that does not end ends with its line.
+/// Removes control sequences of terminals (ECMA-48): colours, cursor movements, titles, character
+/// sets. An unterminated sequence ends at the end of its line.
 fn without_escapes(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text.chars().peekable();
@@ -42,7 +41,7 @@ fn without_escapes(text: &str) -> String {
             '\u{1b}' => match rest.next() {
                 Some('[') => skip_control_sequence(&mut rest),
                 Some(']' | 'P' | 'X' | '^' | '_') => skip_string(&mut rest),
-                // `ESC ( B`, with which `tput sgr0` ends a colour.
+                // `ESC ( B`, with which `tput sgr0` resets a colour.
                 Some(' '..='/') => {
                     while rest.next_if(|c| matches!(c, ' '..='/')).is_some() {}
                     rest.next_if(|c| matches!(c, '0'..='~'));
@@ -50,7 +49,7 @@ fn without_escapes(text: &str) -> String {
                 Some('\n') => plain.push('\n'),
                 _ => {}
             },
-            // The same in one character.
+            // The same sequences with a single-character introducer.
             '\u{9b}' => skip_control_sequence(&mut rest),
             '\u{90}' | '\u{98}' | '\u{9d}'..='\u{9f}' => skip_string(&mut rest),
             c => plain.push(c),
@@ -61,13 +60,13 @@ fn without_escapes(text: &str) -> String {
 
 type Rest<'a> = std::iter::Peekable<std::str::Chars<'a>>;
 
-/// A control sequence ends with a letter or one of a few signs.
+/// Skips a control sequence, which ends with a final byte of `@` to `~`.
 fn skip_control_sequence(rest: &mut Rest<'_>) {
     while rest.next_if(|c| matches!(c, ' '..='?')).is_some() {}
     rest.next_if(|c| matches!(c, '@'..='~'));
 }
 
-/// A command to the terminal ends with a bell, or with an escape and a backslash.
+/// Skips a command string, which ends with a bell or with ESC and a backslash.
 fn skip_string(rest: &mut Rest<'_>) {
     while let Some(c) = rest.next_if(|c| *c != '\n') {
         match c {
@@ -78,7 +77,7 @@ fn skip_string(rest: &mut Rest<'_>) {
     }
 }
 
-/// A line as it is quoted in a sentence.
+/// Quotes a line for an error message, shortened if it is long.
 pub(super) fn quoted(line: &str) -> String {
     let mut shown: String = line.chars().take(SHOWN_CHARS).collect();
     if shown.len() < line.len() {
@@ -96,8 +95,8 @@ fn all_quoted<'a>(lines: impl ExactSizeIterator<Item = &'a str>) -> String {
     shown.join(", ")
 }
 
-/// What a script of the protocol `once` printed about this file: a label, or one JSON object as a
-/// script of the protocol `stream` prints it. JSON never becomes a label.
+/// Parses the output of a `once` script for this file: a label, or one JSON object as in the
+/// protocol `stream`. JSON never becomes a label.
 pub(super) fn answer_in(printed: &[u8], file: &Path, top: usize) -> Line {
     let lines = lines(printed);
     let is_named = lines.iter().any(|line| names(file).any(|name| after_name(line, name).is_some()));
@@ -122,8 +121,8 @@ pub(super) fn answer_in(printed: &[u8], file: &Path, top: usize) -> Line {
     }
 }
 
-/// The label in all that a script of the protocol `once` printed about this file, by the rule in
-/// `script.rs`; or else what is wrong with it.
+/// Finds the label in the output of a `once` script for this file, by the rules in `script.rs`; the
+/// error says what is wrong.
 fn label_in(printed: &[u8], file: &Path) -> Result<String, String> {
     let lines = lines(printed);
     for name in names(file) {
@@ -147,7 +146,7 @@ fn label_in(printed: &[u8], file: &Path) -> Result<String, String> {
     }
 }
 
-/// What a script may print in front of the comma to say which image it means, the surest first.
+/// Returns the names for the image that may precede the comma, most specific first.
 fn names(path: &Path) -> impl Iterator<Item = &str> {
     [
         path.to_str(),
@@ -158,8 +157,8 @@ fn names(path: &Path) -> impl Iterator<Item = &str> {
     .flatten()
 }
 
-/// What follows the name and its comma in a line that begins with them. The name may have any
-/// folder in front.
+/// Returns the text after the name and a comma, if the line starts with them. The name may be
+/// preceded by any folder.
 fn after_name<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     if let Some(rest) = line.strip_prefix(name).and_then(|rest| rest.trim_start().strip_prefix(',')) {
         return Some(rest.trim());
@@ -168,27 +167,27 @@ fn after_name<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     (before.trim_end().rsplit('/').next() == Some(name)).then_some(rest.trim())
 }
 
-/// What a line is that a script of the protocol `stream` printed.
+/// The meaning of a line that a `stream` script printed.
 #[derive(Debug, PartialEq)]
 pub(super) enum Line {
-    /// The guesses, best first.
+    /// A result: the guesses, best first.
     Answer(Vec<Guess>),
-    /// The image can never work, and why.
+    /// The image is invalid, for this reason.
     Refusal(String),
-    /// Later it may work, and why not now.
+    /// A later attempt may succeed; with the reason.
     Later(String),
-    /// An answer to another image.
+    /// A response for another image.
     Stray,
-    /// No answer at all.
+    /// Not a response.
     Noise,
-    /// It is meant as an answer and cannot be one, and why.
+    /// An invalid response, and what is wrong with it.
     Wrong(String),
 }
 
-/// Reads a line; `file` is the image that was asked for.
+/// Parses a line; `file` is the current image.
 pub(super) fn read(line: &str, file: &Path, top: usize) -> Line {
     let Some(members) = object(line, file) else {
-        // Python writes NaN where JSON has no such number.
+        // Python writes NaN, which JSON does not have.
         let meant = line.starts_with('{') && ["\"label\"", "\"top\""].iter().any(|key| line.contains(key));
         return match serde_json::from_str::<Value>(line) {
             Err(error) if meant => Line::Wrong(format!("not JSON ({error})")),
@@ -208,9 +207,9 @@ pub(super) fn read(line: &str, file: &Path, top: usize) -> Line {
     }
 }
 
-/// The JSON object that a line is. One that something precedes (a progress bar that nobody ended)
-/// counts where it names the image: a log line that shows an earlier answer must not be taken for
-/// one.
+/// Parses the JSON object in a line. An object after other text (an unfinished progress bar) only
+/// counts if it names the image, so that a log line that quotes an earlier response is not taken
+/// for one.
 fn object(line: &str, file: &Path) -> Option<Map<String, Value>> {
     if let Ok(Value::Object(members)) = serde_json::from_str(line) {
         return Some(members);
@@ -221,8 +220,8 @@ fn object(line: &str, file: &Path) -> Option<Map<String, Value>> {
     names_it.then_some(members)
 }
 
-/// Whether a script means this file: by its path, or by another way to its folder, which no other
-/// image has. The bare name of the file will do: it says as much as no path.
+/// Returns whether a script means this file: by its path, or by another path to its folder, which
+/// is unique to the image. The bare file name is accepted, like a missing path.
 fn is_same(named: &Path, file: &Path) -> bool {
     let end = |path: &Path| Some((path.file_name()?.to_owned(), path.parent()?.file_name()?.to_owned()));
     named == file
@@ -230,7 +229,7 @@ fn is_same(named: &Path, file: &Path) -> bool {
         || end(named).is_some_and(|named| Some(named) == end(file))
 }
 
-/// A line of answer. Other members are ignored.
+/// The members of a response; others are ignored.
 #[derive(Deserialize)]
 struct Members {
     error: Option<Reason>,
@@ -240,7 +239,7 @@ struct Members {
     confidence: Option<f64>,
 }
 
-/// `"retry": true`, or why.
+/// `true`, or a reason.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "`error` and `retry` are true, false or a text")]
 enum Reason {
@@ -256,7 +255,7 @@ struct Entry {
 
 impl Members {
     fn meaning(self, top: usize) -> Line {
-        // `"error": ""` beside a label is how some programs say that all went well.
+        // Some programs write `"error": ""` with a label if there was no error.
         let has_label = self.label.is_some() || self.top.is_some();
         let error = match self.error {
             None | Some(Reason::Plain(false)) => None,
@@ -299,10 +298,10 @@ fn guesses(entries: Vec<Entry>, top: usize) -> Result<Vec<Guess>, String> {
     Ok(guesses)
 }
 
-/// A confidence; one that is a hair beyond a bound is that bound.
+/// Validates a confidence, and clamps one within the tolerance.
 fn share(confidence: f64) -> Result<f32, String> {
     if (-HAIR..=0.0).contains(&confidence) {
-        // Not -0.0, which would be shown with its sign.
+        // Avoids -0.0, which would be shown with its sign.
         Ok(0.0)
     } else if (0.0..=1.0 + HAIR).contains(&confidence) {
         Ok(confidence.min(1.0) as f32)
@@ -311,23 +310,23 @@ fn share(confidence: f64) -> Result<f32, String> {
     }
 }
 
-/// What a line is to the ones before it.
+/// The relation of a line to the previous ones.
 pub(super) enum Gathered {
-    /// One that stands by itself.
+    /// A line of its own.
     Line,
-    /// A part of a JSON object that is not whole yet.
+    /// Part of an incomplete JSON object.
     Open,
-    /// The end of this object.
+    /// The last line of this object.
     Whole(String),
 }
 
-/// The last lines that were no answer to the image that is asked for, for the sentence that says
-/// that none came.
+/// The last lines that were not a response for the current image, for the error message if none
+/// comes.
 #[derive(Default)]
 pub(super) struct Skipped {
     lines: VecDeque<String>,
     strays: usize,
-    /// The lines of a JSON object that goes on.
+    /// The lines of an incomplete JSON object.
     open: String,
 }
 
@@ -339,9 +338,9 @@ impl Skipped {
         self.lines.push_back(line.chars().take(SHOWN_CHARS + 1).collect());
     }
 
-    /// The JSON object that ends with this line, where it is written over several, each of which
-    /// was passed over. None of them is read by itself: one may look like an answer, as an entry of
-    /// `top` does.
+    /// Adds a line to a JSON object that extends over several lines, and returns the object if it
+    /// is complete. Its lines are not parsed on their own: one may look like a response, as an
+    /// entry of `top` does.
     pub(super) fn gathered(&mut self, line: &str) -> Gathered {
         let is_first = self.open.is_empty();
         if is_first && !line.starts_with('{') {
@@ -361,7 +360,7 @@ impl Skipped {
         }
     }
 
-    /// An answer to another image.
+    /// Counts a response for another image.
     pub(super) fn stray(&mut self) {
         self.strays += 1;
     }
@@ -370,18 +369,18 @@ impl Skipped {
         *self = Self::default();
     }
 
-    /// The end of a sentence; empty where nothing was skipped.
-    pub(super) fn told(&self) -> String {
-        let mut told = String::new();
+    /// Returns the end of an error message; empty if no line was skipped.
+    pub(super) fn summary(&self) -> String {
+        let mut summary = String::new();
         if self.strays > 0 {
             let are = if self.strays == 1 { "response was" } else { "responses were" };
-            told.push_str(&format!("; {} {are} for other images", self.strays));
+            summary.push_str(&format!("; {} {are} for other images", self.strays));
         }
         if !self.lines.is_empty() {
             let lines = all_quoted(self.lines.iter().map(String::as_str));
-            told.push_str(&format!("; it printed no valid response: {lines}"));
+            summary.push_str(&format!("; it printed no valid response: {lines}"));
         }
-        told
+        summary
     }
 }
 

@@ -1,6 +1,6 @@
-//! A run of a script by the service for scripts (`host.rs`), which is another user: the script can
-//! neither read what is the worker's nor reach the credentials of the machine. The connection is
-//! the run: when the worker closes it, or dies, the service ends the run.
+//! Runs a script through the service for scripts (`host.rs`), which has another user: the script
+//! can neither read the worker's files nor reach the credentials of the machine. One connection is
+//! one run: when the worker closes it, or dies, the service ends the run.
 
 use std::{
     io,
@@ -24,21 +24,21 @@ use super::{
     wire::{Ask, Reply, receive, send},
 };
 
-/// The service is started by the first connection, and may be on its way up.
+/// The first connection starts the service, which takes a while.
 const START_PATIENCE: Duration = Duration::from_secs(30);
-/// As for a child of the worker: only what is stuck in the kernel takes longer.
+/// The same time as for a child process: only a process stuck in the kernel takes longer.
 const END_PATIENCE: Duration = Duration::from_secs(4);
 
 pub(super) struct Apart {
-    /// `None` where the service is gone.
+    /// `None` if the service is gone.
     connection: Option<OwnedFd>,
-    /// How the command went, where that was said and nobody took it.
+    /// The exit status of the command, until it is taken.
     status: Option<ExitStatus>,
     has_exited: bool,
 }
 
 impl Apart {
-    /// The pipes are standard input, if that is open, output and error.
+    /// Starts a run. Returns its pipes: standard input, if it is open, output and error.
     pub(super) fn start(socket: &Path, order: &Order) -> io::Result<(Self, Vec<OwnedFd>)> {
         let say = |error: &dyn std::fmt::Display| {
             let socket = socket.display();
@@ -56,7 +56,7 @@ impl Apart {
         }
     }
 
-    /// The next reply, within this time.
+    /// Waits up to `patience` for the next reply.
     fn next(&mut self, patience: Duration) -> Option<(Reply, Vec<OwnedFd>)> {
         let connection = self.connection.as_ref()?;
         let deadline = Instant::now() + patience;
@@ -81,7 +81,7 @@ impl Apart {
     }
 
     fn ask(&self, what: Ask) {
-        // A service that is gone is noticed where its reply is read.
+        // If the service is gone, reading its reply shows that.
         let _ = self.connection.as_ref().map(|connection| send(connection, &what, &[]));
     }
 }

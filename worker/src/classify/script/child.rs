@@ -1,5 +1,5 @@
-//! A process of the operator's, held at arm's length: it can crash, hang, flood its outputs or
-//! leave children behind, and none of that blocks the thread that waits for it beyond the deadline.
+//! Runs a command of the operator in isolation: it can crash, hang, flood its outputs or leave
+//! children running, and none of that blocks the waiting thread beyond the deadline.
 
 use std::{
     io,
@@ -24,43 +24,43 @@ use super::{
     own::Own,
 };
 
-/// The most that a command may print for one image, in bytes.
+/// Maximum output of a command for one image, in bytes.
 pub(super) const OUTPUT_MAX_BYTES: usize = 1 << 20;
 
-/// How much of its standard error is kept, for the log, in bytes.
+/// Size of the kept end of standard error, for the log, in bytes.
 const TAIL_BYTES: usize = 4096;
 
-/// How soon an exit is noticed while a grandchild holds the outputs open. Otherwise their end wakes
-/// us.
+/// Interval of checks for an exit while a grandchild keeps the outputs open; otherwise their end
+/// wakes the thread.
 const TICK: Duration = Duration::from_millis(20);
 
-/// A running command, in a process group of its own. Dropping it kills the whole group.
+/// A running command, in its own process group. Dropping this kills the whole group.
 pub(super) struct Running {
     process: Box<dyn Process>,
     stdin: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
-    /// What it printed and nobody took yet.
+    /// The output that was not taken yet.
     pub(super) printed: Vec<u8>,
     tail: Vec<u8>,
 }
 
-/// Why waiting ended.
+/// The reason why a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
-    /// What was waited for has been printed.
+    /// The expected output was printed.
     Printed,
-    /// It is gone; all that it printed has been read.
+    /// The command exited, and all its output was read.
     Exited,
     /// The deadline passed.
     TimedOut,
-    /// It printed more than [`OUTPUT_MAX_BYTES`].
+    /// The command printed more than [`OUTPUT_MAX_BYTES`].
     Flooded,
 }
 
 impl Running {
-    /// Starts the command of the settings; `last` is its last argument. With `talk` its standard
-    /// input is open, or else empty.
+    /// Starts the configured command, with `last` as its last argument. Its standard input is open
+    /// if `talk` is set, else empty.
     pub(super) fn start(settings: &Model, last: Option<&Path>, talk: bool) -> io::Result<Self> {
         let last = last.map(|last| last.to_str().ok_or_else(|| io::Error::other("the path is not UTF-8")));
         let command = settings.command.iter().cloned().chain(last.transpose()?.map(str::to_owned));
@@ -81,15 +81,15 @@ impl Running {
             running.process.end();
             return Err(io::Error::other("the worker is ending"));
         }
-        // The pipes' ends on this side only; the command's are its own.
+        // Only the ends on this side; the command's ends are its own.
         for pipe in [&running.stdin, &running.stdout, &running.stderr].into_iter().flatten() {
             fcntl_setfl(pipe, OFlags::NONBLOCK)?;
         }
         Ok(running)
     }
 
-    /// Writes a short line to its standard input. One that does not read is as good as gone: the
-    /// pipe holds a hundred of these.
+    /// Writes a short line to standard input. A command that does not read counts as gone: the pipe
+    /// has room for a hundred lines.
     pub(super) fn tell(&mut self, line: &str) -> io::Result<()> {
         let stdin = self.stdin.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         let mut rest = line.as_bytes();
@@ -103,17 +103,16 @@ impl Running {
         Ok(())
     }
 
-    /// Says that nothing more will be asked.
+    /// Closes standard input: there are no more requests.
     pub(super) fn close_input(&mut self) {
         self.stdin = None;
     }
 
-    /// Waits until `enough` is printed, the command is gone, or the deadline passes. Once at least
-    /// it looks at the outputs, whatever the deadline.
+    /// Waits until the output is `enough`, the command exits, or the deadline passes. Reads the
+    /// output at least once, even after the deadline.
     pub(super) fn wait(&mut self, deadline: Instant, enough: impl Fn(&[u8]) -> bool) -> Event {
         loop {
-            // First the exit, then the outputs: what was printed before the exit is then certainly
-            // read.
+            // Checks for the exit before reading, so that all output from before the exit is read.
             let exited = self.has_exited();
             self.read();
             if enough(&self.printed) {
@@ -133,21 +132,21 @@ impl Running {
         }
     }
 
-    /// Waits for an output or for so long.
+    /// Waits for output, at most for `most`.
     fn doze(&self, most: Duration) {
         let mut pipes = Vec::with_capacity(2);
         pipes.extend(self.stdout.as_ref().map(|pipe| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)));
         pipes.extend(self.stderr.as_ref().map(|pipe| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)));
         if pipes.is_empty() {
-            // Both outputs are closed, so it is about to exit.
+            // Both outputs are closed, so the command is about to exit.
             return thread::park_timeout(most.min(Duration::from_millis(1)));
         }
         let most = Timespec { tv_sec: 0, tv_nsec: most.subsec_nanos().into() };
-        // An interrupted wait is a short one.
+        // An interrupted wait is only shorter.
         let _ = poll(&mut pipes, Some(&most));
     }
 
-    /// Takes what is in the pipes, as far as it makes sense.
+    /// Reads the pipes, up to the limits.
     fn read(&mut self) {
         let mut buffer = [0; 16 << 10];
         while let Some(pipe) = &self.stdout
@@ -161,7 +160,7 @@ impl Running {
                 Err(_) => self.stdout = None,
             }
         }
-        // Bounded as well: a command that floods its standard error must not keep us here.
+        // Bounded, so that a command that floods standard error does not block this thread.
         for _ in 0..64 {
             let Some(pipe) = &self.stderr else { break };
             match rustix::io::read(pipe, &mut buffer) {
@@ -178,22 +177,22 @@ impl Running {
         }
     }
 
-    /// Whether it is gone.
+    /// Returns whether the command has exited.
     pub(super) fn has_exited(&mut self) -> bool {
         self.process.has_exited()
     }
 
-    /// Ends what has not ended by itself, and what it started, wherever that went.
+    /// Kills the command and all processes that it started, also in other groups.
     pub(super) fn put_down(&mut self) {
         self.process.put_down();
     }
 
-    /// Ends the group and returns how the command went, if it went by itself or in good time.
+    /// Kills the process group and returns the exit status, if it was available in time.
     pub(super) fn end(&mut self) -> Option<ExitStatus> {
         self.process.end()
     }
 
-    /// The end of its standard error, in one line, as the end of a sentence.
+    /// Returns the last lines of standard error, joined, as the end of an error message.
     pub(super) fn last_words(&self) -> String {
         let text = String::from_utf8_lossy(&self.tail);
         let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -212,8 +211,8 @@ impl Drop for Running {
     }
 }
 
-/// Starts a run here, or has it started; its pipes are standard input, if that is open, output and
-/// error.
+/// Starts a run as a child process or through the service. Returns its pipes: standard input, if it
+/// is open, output and error.
 fn begin(settings: &Model, order: Order) -> io::Result<(Box<dyn Process>, Vec<OwnedFd>)> {
     if let Some(socket) = &settings.script_socket {
         let (process, pipes) = Apart::start(socket, &order)?;
@@ -228,12 +227,12 @@ fn begin(settings: &Model, order: Order) -> io::Result<(Box<dyn Process>, Vec<Ow
     Ok((Box::new(Own::new(child, order.mark)), pipes.into_iter().flatten().collect()))
 }
 
-/// Whether a command says by its exit code that this may work later (`EX_TEMPFAIL` of sysexits.h).
+/// Returns whether the exit code asks for a later attempt (`EX_TEMPFAIL` of sysexits.h).
 pub(super) fn wants_later(status: Option<ExitStatus>) -> bool {
     status.and_then(|status| status.code()) == Some(75)
 }
 
-/// How a process went, as a part of a sentence.
+/// Describes an exit status, for an error message.
 pub(super) fn manner(status: Option<ExitStatus>) -> String {
     match status {
         Some(status) => status.to_string(),

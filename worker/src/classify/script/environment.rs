@@ -1,11 +1,10 @@
-//! What a script is given of the worker's environment: what programs need to find their files,
-//! libraries and devices, and what the settings add. Credentials and settings of EIRS are the
-//! worker's own.
+//! The environment of scripts: variables with which programs find their files, libraries and
+//! devices, and additions from the settings. Credentials and settings of EIRS are not passed on.
 
 use std::{env, ffi::OsString};
 
-/// Passed on where the worker has them; a star stands for any end. `docs/SETTINGS.md` has the same
-/// list.
+/// Variables that are passed on if the worker has them; a star matches any suffix.
+/// `docs/SETTINGS.md` has the same list.
 const USUAL: &[&str] = &[
     "PATH",
     "HOME",
@@ -45,7 +44,8 @@ const USUAL: &[&str] = &[
     "TRANSFORMERS_OFFLINE",
 ];
 
-/// The variables for a script. `more` are names, beginnings with a star, or `NAME=value`.
+/// Returns the variables for a script. Entries of `more` are names, prefixes with a star, or
+/// `NAME=value`.
 pub(super) fn for_scripts(more: &[String]) -> Vec<(OsString, OsString)> {
     choose(env::vars_os(), more)
 }
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_script_gets_what_programs_need_and_what_the_settings_add_and_no_credentials() {
+    fn a_script_gets_the_usual_variables_and_configured_ones_but_no_credentials() {
         let all = [
             "PATH",
             "LC_ALL",
@@ -104,12 +104,12 @@ mod tests {
         assert_eq!(
             chosen[4..],
             ["AWS_REGION=x", "MY_URL=x", "MY_OTHER=x", "MODE=a=b", "PATH=/only"],
-            "the last one counts"
+            "PATH from the settings comes last, so it wins"
         );
     }
 
     #[test]
-    fn the_documentation_has_the_list() {
+    fn the_documentation_lists_all_variables() {
         let page = include_str!("../../../../docs/SETTINGS.md");
         for name in USUAL {
             assert!(

@@ -1,13 +1,13 @@
-//! No script outlives its worker, however the worker ends.
+//! Ensures that no script outlives its worker, however the worker ends.
 //!
-//! A worker that leaves by itself kills what its scripts started ([`end_scripts`]). One that is
-//! killed cannot: beside it waits a process of the same program that reads from a pipe whose other
-//! end only the worker holds. The kernel closes that end with the worker, whatever it died of, and
-//! then the guardian kills what bears the worker's mark.
+//! A worker that exits kills the processes of its scripts ([`end_scripts`]). A worker that is
+//! killed cannot. Therefore a guardian, a process of the same program, reads from a pipe whose
+//! other end only the worker holds. When the worker dies, the kernel closes that end, and the
+//! guardian kills all processes with the worker's mark.
 //!
-//! The kernel's own means do less: a death signal for the parent (`PR_SET_PDEATHSIG`) reaches a
-//! script but not the programs that the script started, and comes already when the *thread* that
-//! started it ends.
+//! The kernel's own mechanism is weaker: a parent-death signal (`PR_SET_PDEATHSIG`) reaches a
+//! script but not the programs that it started, and is sent as soon as the *thread* that started
+//! the script ends.
 
 use std::{
     env, io,
@@ -21,25 +21,25 @@ use std::{
 
 use eirs_platform::process_tree;
 
-/// The first argument of a guardian; no program of EIRS knows it otherwise.
+/// The first argument of a guardian; no program of EIRS accepts it otherwise.
 const ARGUMENT: &str = "--guard-scripts";
 
-/// Whether this program can be its own guardian.
+/// Whether this program can start itself as guardian.
 static ARMED: AtomicBool = AtomicBool::new(false);
-/// Whether this process is about to leave.
+/// Whether this process is about to exit.
 static ENDING: AtomicBool = AtomicBool::new(false);
 static RUNS: AtomicU64 = AtomicU64::new(0);
 /// Started with the first script.
 static GUARDIAN: OnceLock<Option<Mutex<Child>>> = OnceLock::new();
-/// What all marks of this process begin with: no other process has the same, also not a later one
-/// with its number.
+/// The prefix of all marks of this process. It is unique: a later process with the same number has
+/// another one.
 static OWN_MARK: LazyLock<String> = LazyLock::new(|| {
     let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_nanos());
     format!("{}-{now:x}-", std::process::id())
 });
 
-/// To be called first in `main`: where this process is to be a guardian it is one, and never
-/// returns; a program that calls this can be one.
+/// Runs the guardian if this process was started as one, and then never returns. Call it first in
+/// `main`; it also allows this program to start a guardian.
 pub fn enter() {
     let mut arguments = env::args().skip(1);
     if arguments.next().as_deref() != Some(ARGUMENT) {
@@ -51,8 +51,8 @@ pub fn enter() {
     std::process::exit(0);
 }
 
-/// Kills whatever the scripts of this process have started; from now on none is started. The
-/// guardian ends, too: systemd would otherwise find it alive after its worker and kill it.
+/// Kills all processes started by scripts of this process, and prevents new ones. Also ends the
+/// guardian, since systemd would otherwise find it running after its worker and kill it.
 pub fn end_scripts() {
     ENDING.store(true, Ordering::SeqCst);
     if RUNS.load(Ordering::SeqCst) > 0 {
@@ -60,23 +60,23 @@ pub fn end_scripts() {
     }
     if let Some(Some(guardian)) = GUARDIAN.get() {
         let mut guardian = guardian.lock().unwrap_or_else(PoisonError::into_inner);
-        // It may be gone already.
+        // It may have exited already.
         let _ended = guardian.kill().and_then(|()| guardian.wait());
     }
 }
 
-/// Whether no script may run any more.
+/// Returns whether no script may run any more.
 pub(super) fn is_ending() -> bool {
     ENDING.load(Ordering::SeqCst)
 }
 
-/// What the marks of all runs of this process begin with.
+/// Returns the prefix of the marks of all runs of this process.
 pub(super) fn own_mark() -> &'static str {
     &OWN_MARK
 }
 
-/// The mark of one more run of a script. From the first one on that is a child of this process
-/// there is a guardian.
+/// Returns the mark of a new run. The first run that is a child of this process starts the
+/// guardian.
 pub(super) fn mark_of_a_run(is_own_child: bool) -> String {
     if is_own_child {
         GUARDIAN.get_or_init(begin);
@@ -97,7 +97,7 @@ fn begin() -> Option<Mutex<Child>> {
     started.ok().map(Mutex::new)
 }
 
-/// The pipe is open as long as the returned value is.
+/// Starts the guardian. Its pipe is open as long as the returned value exists.
 fn start() -> io::Result<Child> {
     Command::new("/proc/self/exe")
         .arg0("eirs-guardian")
@@ -106,7 +106,7 @@ fn start() -> io::Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // What is typed in the worker's terminal does not end it.
+        // Keys typed in the worker's terminal must not end the guardian.
         .process_group(0)
         .spawn()
 }

@@ -1,8 +1,8 @@
-//! The service for scripts, `eirs-worker --run-scripts`: it runs as a user of its own, and starts
-//! the commands of a worker that is another one. systemd hands it the socket, to which only the
-//! worker may connect, and keeps it and all that it starts from the address at which EC2 gives the
-//! credentials of the machine (`systemd/eirs-script.service`). systemd starts a service also where
-//! it cannot do that, so that this is tried before each run: there is no run then.
+//! The service for scripts, `eirs-worker --run-scripts`: it has its own user, and starts the
+//! commands of a worker that has another one. systemd provides the socket, to which only the worker
+//! may connect, and blocks the address of EC2's credentials for the service and its children
+//! (`systemd/eirs-script.service`). systemd starts a service even if it cannot block addresses, so
+//! the service checks that before each run, and refuses to run if the address is reachable.
 
 use std::{
     collections::HashSet,
@@ -30,26 +30,26 @@ use super::{
     wire::{Ask, Reply, receive, send},
 };
 
-/// Where EC2 gives credentials ("Instance metadata" of the EC2 user guide).
+/// The addresses of EC2's credentials ("Instance metadata" in the EC2 user guide).
 const METADATA: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
 ];
 
-/// Serves the socket that is this process's standard input, as long as it is there.
+/// Serves the socket on standard input until it fails.
 ///
 /// # Errors
 ///
-/// If that is no listening socket.
+/// Fails if standard input is not a listening socket.
 pub fn serve() -> io::Result<()> {
     serve_on(io::stdin().as_fd(), open_metadata)
 }
 
-/// `open` finds the address that should not be reached, if it can be.
+/// `open` returns an address that is reachable although it must be blocked, if any.
 pub(super) fn serve_on(socket: BorrowedFd, open: fn() -> Option<IpAddr>) -> io::Result<()> {
     loop {
         let connection = retry_on_intr(|| accept_with(socket, SocketFlags::CLOEXEC))?;
-        // A worker that went away in the middle of a word has nobody to be told of it.
+        // Errors are ignored: a worker that has gone cannot receive a reply.
         thread::Builder::new().name("run".to_owned()).spawn(move || run(&connection, open))?;
     }
 }
@@ -71,7 +71,7 @@ fn run(connection: &OwnedFd, open: fn() -> Option<IpAddr>) -> io::Result<()> {
     }
 }
 
-/// Takes a run to its end.
+/// Attends a run until its end.
 fn attend(mut child: Child, mark: &str, connection: &OwnedFd) -> io::Result<()> {
     let group = Pid::from_child(&child);
     let pipes = [
@@ -83,7 +83,7 @@ fn attend(mut child: Child, mark: &str, connection: &OwnedFd) -> io::Result<()> 
     let told = send(connection, &Reply::Started, &lent);
     drop(pipes);
     let left = told.is_err() || until_it_goes(group, connection);
-    // Not reaped yet, so this cannot hit a stranger who was given the same number.
+    // It is not reaped yet, so its number cannot belong to another process.
     let _gone_already = kill_process_group(group, Signal::KILL);
     let status = child.wait()?;
     if left {
@@ -100,26 +100,26 @@ fn attend(mut child: Child, mark: &str, connection: &OwnedFd) -> io::Result<()> 
     Ok(())
 }
 
-/// Waits until the command is gone, or must go; whether the worker left meanwhile.
+/// Waits until the command exits or must end; returns whether the worker has gone.
 fn until_it_goes(command: Pid, connection: &OwnedFd) -> bool {
     let Ok(command) = pidfd_open(command, PidfdFlags::empty()) else { return true };
     let mut look = [PollFd::new(connection, PollFlags::IN), PollFd::new(&command, PollFlags::IN)];
     if retry_on_intr(|| poll(&mut look, None)).is_err() {
         return true;
     }
-    // What is asked after the command's exit is read later.
+    // Requests after the exit of the command are read later.
     look[1].revents().is_empty() && !matches!(receive::<Ask>(connection), Ok(Some(_)))
 }
 
-/// From the first run of a worker on, its end is waited for, and what is left of all its runs ends
-/// with it.
+/// On the first run of a worker, starts to wait for the worker's end; then all processes of its
+/// runs are killed.
 fn end_with(worker: &str, connection: &OwnedFd) -> io::Result<()> {
     static WORKERS: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
     let workers = || WORKERS.lock().unwrap_or_else(PoisonError::into_inner);
     if !workers().insert(worker.to_owned()) {
         return Ok(());
     }
-    // The worker waits for the reply: the number is still its own.
+    // The worker waits for the reply, so its number is valid.
     let process = pidfd_open(socket_peercred(connection)?.pid, PidfdFlags::empty())?;
     let worker = worker.to_owned();
     thread::Builder::new().name("worker".to_owned()).spawn(move || {
@@ -131,8 +131,8 @@ fn end_with(worker: &str, connection: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// The first of the addresses that a packet can be sent to. A filter of systemd's refuses that at
-/// once, and so does a machine without a way there.
+/// Returns the first of the addresses to which a packet can be sent. A filter of systemd refuses it
+/// at once, and so does a machine without a route.
 fn open_metadata() -> Option<IpAddr> {
     METADATA.into_iter().find(|address| {
         let own: IpAddr =
@@ -142,7 +142,8 @@ fn open_metadata() -> Option<IpAddr> {
     })
 }
 
-/// Whether nothing can be sent there now; any other error says nothing about the next attempt.
+/// Returns whether the error means that the address is unreachable; any other error says nothing
+/// about the next attempt.
 fn is_refusal(error: &io::Error) -> bool {
     use io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkUnreachable, PermissionDenied};
     let no_such_network = rustix::io::Errno::AFNOSUPPORT.raw_os_error();

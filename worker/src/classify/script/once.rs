@@ -1,4 +1,4 @@
-//! The protocol `once`: one process for each image.
+//! The protocol `once`: one process per image.
 
 use std::time::Instant;
 
@@ -69,8 +69,7 @@ impl Classifier for Once {
     }
 }
 
-/// Scripts are spared images over the limit, too. What kinds of images there are is their own
-/// affair.
+/// Refuses images over the pixel limit for scripts, too. Formats are up to the script.
 pub(super) fn refuse_huge(image: &Image, max_pixels: u64) -> Result<(), Failure> {
     check_pixels(&image.bytes, max_pixels).map_err(|error| match error {
         Unreadable::Never(why) => Failure::Rejected(why),

@@ -1,4 +1,4 @@
-//! What a run of a script is made of, whether the worker starts it or the service for scripts.
+//! The parameters of a script run, by the worker or by the service for scripts.
 
 use std::{
     io,
@@ -11,36 +11,36 @@ use serde::{Deserialize, Serialize};
 
 use super::environment;
 
-/// One run.
+/// A run of a script.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Order {
     /// The program and its arguments.
     pub(super) command: Vec<String>,
-    /// What it gets of the environment beside the usual, as in the settings.
+    /// Additional environment variables, as in the settings.
     pub(super) env: Vec<String>,
-    /// Whether its standard input is open, or else empty.
+    /// Whether standard input is open; else it is empty.
     pub(super) talk: bool,
-    /// Borne by all that it starts. It begins with `worker`.
+    /// The mark of all processes of this run, which begins with `worker`.
     pub(super) mark: String,
-    /// What the marks of all runs of this worker begin with.
+    /// The prefix of the marks of all runs of this worker.
     pub(super) worker: String,
 }
 
-/// A run that began, wherever.
+/// A started run.
 pub(super) trait Process: Send {
-    /// Whether the command is gone.
+    /// Returns whether the command has exited.
     fn has_exited(&mut self) -> bool;
 
-    /// Ends the command's group, and returns how the command went, if it went by itself or in good
-    /// time. A second call does nothing.
+    /// Kills the process group and returns the exit status, if it was available in time. A second
+    /// call has no effect.
     fn end(&mut self) -> Option<ExitStatus>;
 
-    /// Ends also what the command started, wherever that went.
+    /// Also kills all processes that the command started, in any group.
     fn put_down(&mut self);
 }
 
 impl Order {
-    /// Starts it as a child of this process, in a process group of its own, with pipes.
+    /// Starts the command as a child of this process, in its own process group, with pipes.
     pub(super) fn spawn(&self) -> io::Result<Child> {
         let (program, arguments) =
             self.command.split_first().ok_or_else(|| io::Error::other("no command"))?;

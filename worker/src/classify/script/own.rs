@@ -1,4 +1,4 @@
-//! A run of a script as a child of the worker.
+//! A script run as a child process of the worker.
 
 use std::{
     process::{Child, ExitStatus},
@@ -11,8 +11,8 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 
 use super::order::Process;
 
-/// How long a killed process may take to go before waiting for it is left to a thread of its own.
-/// Only one that is stuck in the kernel takes longer.
+/// How long to wait for a killed process before a thread of its own takes over. Only a process
+/// stuck in the kernel takes longer.
 const REAP_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct Own {
@@ -29,7 +29,7 @@ impl Own {
 }
 
 impl Process for Own {
-    /// It stays unreaped, so that its number still stands for its group.
+    /// Does not reap the process, so that its number remains valid for its group.
     fn has_exited(&mut self) -> bool {
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         self.child.is_none() || !matches!(waitid(WaitId::Pid(self.group), look), Ok(None))
@@ -37,7 +37,7 @@ impl Process for Own {
 
     fn end(&mut self) -> Option<ExitStatus> {
         let mut child = self.child.take()?;
-        // Not reaped yet, so this cannot hit a stranger who was given the same number.
+        // It is not reaped yet, so its number cannot belong to another process.
         let _ = kill_process_group(self.group, Signal::KILL);
         let deadline = Instant::now() + REAP_PATIENCE;
         while Instant::now() < deadline {

@@ -1,4 +1,4 @@
-//! Where images lie while a script looks at them.
+//! The folders with image files for scripts.
 
 use std::{
     fs::{File, Permissions},
@@ -13,31 +13,32 @@ use tempfile::{Builder, TempDir};
 
 use crate::{classify::Image, image::Format};
 
-/// The longest stem of a file name, in characters.
+/// Maximum length of the stem of a file name, in characters.
 const STEM_MAX: usize = 100;
 
-/// How the folders are called.
+/// Prefix of the folder names.
 const PREFIX: &str = "eirs-images-";
 
-/// A folder of this age that nobody has locked is a dead worker's. A younger one may be about to be
-/// locked.
+/// Minimum age at which an unlocked folder belongs to a dead worker; a younger one may be about to
+/// be locked.
 const ORPHAN_AGE: Duration = Duration::from_secs(60);
 
-/// In the folder of the service for scripts: its user reads them, too.
+/// The folder beside the socket of the service for scripts, whose user must read the images.
 const IMAGES: &str = "images";
 
-/// A folder that nobody else can read, but for the service for scripts; it goes with its owner.
+/// A private folder, which only the service for scripts may also read. It is deleted with its
+/// owner.
 pub(super) struct Scratch {
     parent: PathBuf,
     mode: u32,
     folder: Folder,
-    /// Every image has a folder of its own: no path ever stands for two images.
+    /// Each image has its own numbered folder, so that no path is used for two images.
     serial: u64,
 }
 
 struct Folder {
     folder: TempDir,
-    /// Says that the owner lives: the system lets go of it when the worker is killed.
+    /// Shows that the owner is alive: the kernel releases the lock when the worker dies.
     _lock: File,
 }
 
@@ -50,19 +51,20 @@ impl Folder {
     }
 }
 
-/// An image on disk. Dropping it deletes it, with whatever the script put beside it.
+/// An image file. Dropping it deletes its folder, with any files that the script added.
 pub(super) struct Put {
     pub(super) path: PathBuf,
     _folder: TempDir,
 }
 
-/// The group is that of the folder around it where that says so (`systemd/eirs-script.tmpfiles`).
+/// Creates a folder. Its group is that of the parent folder, if that has the setgid bit
+/// (`systemd/eirs-script.tmpfiles`).
 fn make(prefix: &str, parent: &Path, mode: u32) -> io::Result<TempDir> {
     Builder::new().prefix(prefix).permissions(Permissions::from_mode(mode)).tempdir_in(parent)
 }
 
 impl Scratch {
-    /// For scripts that are children of the worker, or for those of the service at this socket.
+    /// Creates a folder for children of the worker, or for the service at this socket.
     pub(super) fn new(service: Option<&Path>) -> io::Result<Self> {
         match service {
             None => Self::new_in(&std::env::temp_dir(), 0o700),
@@ -75,9 +77,8 @@ impl Scratch {
         Ok(Self { folder: Folder::new(parent, mode)?, parent: parent.to_owned(), mode, serial: 0 })
     }
 
-    /// Writes an image to a file of its own. Cleaners of temporary files take what was not touched
-    /// for some days, and with it the folder of a worker that had nothing to do: then there is
-    /// another one.
+    /// Writes an image to its own file. If a cleaner of temporary files has deleted the folder of
+    /// an idle worker, creates it again.
     pub(super) fn put(&mut self, image: &Image) -> io::Result<Put> {
         match self.write(image) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -100,13 +101,13 @@ impl Scratch {
     }
 }
 
-/// Deletes what workers left behind that were killed, as far as this is allowed to.
+/// Deletes the folders of killed workers, if permissions allow.
 fn sweep(parent: &Path, age: Duration) {
     let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
     for entry in
         entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)))
     {
-        // Not through links: anybody may put one into a temporary folder.
+        // Does not follow symlinks, which any user can create in a temporary folder.
         let is_old = entry.metadata().is_ok_and(|about| {
             about.is_dir() && about.modified().is_ok_and(|at| at.elapsed().is_ok_and(|passed| passed >= age))
         });
@@ -117,8 +118,8 @@ fn sweep(parent: &Path, age: Duration) {
     }
 }
 
-/// A file name that is harmless in any shell and still looks like the uploader's. The ending is
-/// kept where it belongs to what the file holds.
+/// Returns a file name that resembles the client's and is harmless in any shell. The extension is
+/// kept if it fits the content.
 fn safe_name(name: &str, format: Option<Format>) -> String {
     let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
     let (stem, end) = last.rsplit_once('.').unwrap_or((last, ""));
@@ -143,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_good_name_is_kept_and_a_wrong_ending_is_replaced() {
+    fn safe_names_are_kept_and_wrong_extensions_replaced() {
         for (name, format, expected) in [
             ("test_00.JPEG", Some(Format::Jpeg), "test_00.JPEG"),
             ("C:\\photos\\my dog.jpg", Some(Format::Jpeg), "my_dog.jpg"),
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folders_of_dead_workers_are_swept_and_those_of_living_ones_are_not() {
+    fn only_folders_of_dead_workers_are_deleted() {
         let parent = tempfile::tempdir().unwrap();
         let living = Scratch::new_in(parent.path(), 0o700).unwrap();
         let dead = parent.path().join("eirs-images-dead");
@@ -170,13 +171,13 @@ mod tests {
         std::os::unix::fs::symlink(&other, parent.path().join("eirs-images-link")).unwrap();
 
         sweep(parent.path(), ORPHAN_AGE);
-        assert!(dead.exists(), "it may be about to be locked");
+        assert!(dead.exists(), "a young folder may be about to be locked");
         sweep(parent.path(), Duration::ZERO);
         assert!(!dead.exists() && living.folder.folder.path().exists() && other.exists());
     }
 
     #[test]
-    fn a_folder_that_was_cleaned_away_is_made_once_more_whatever_is_left_of_it() {
+    fn a_deleted_folder_is_created_again_whatever_is_left_of_it() {
         let image = Image { name: "dog.png".into(), bytes: b"an image".as_slice().into() };
         let outer = tempfile::tempdir().unwrap();
         let parent = outer.path().join("tmp");
@@ -190,10 +191,10 @@ mod tests {
             let put = scratch.put(&image).unwrap();
             assert_eq!(std::fs::read(&put.path).unwrap(), b"an image", "{}", taken.display());
         }
-        // The folder of the image alone.
+        // Only the folder of the image.
         std::fs::remove_dir_all(scratch.put(&image).unwrap().path.parent().unwrap()).unwrap();
         assert!(scratch.put(&image).unwrap().path.exists());
-        assert!(!held.path.exists(), "no path ever stands for two images");
+        assert!(!held.path.exists(), "no path is used for two images");
         let folder = scratch.folder.folder.path().to_owned();
         drop(scratch);
         assert!(!folder.exists());
@@ -201,7 +202,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_name_leaves_the_folder_or_means_anything_to_a_shell(name in "\\PC{0,300}") {
+        fn no_name_escapes_the_folder_or_has_a_meaning_to_a_shell(name in "\\PC{0,300}") {
             let safe = safe_name(&name, None);
             prop_assert!(!safe.is_empty() && safe.len() <= STEM_MAX + 11 && !safe.starts_with(['.', '-']));
             prop_assert!(safe.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)), "{safe:?}");

@@ -18,33 +18,32 @@ use super::{
 };
 use crate::classify::{Classifier, Failure, Image};
 
-/// How long a script may take to go after its input is closed, before it is killed.
+/// The time for a script to exit after its input is closed, before it is killed.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// How much of a line without an end is looked at, to quote it.
+/// Maximum part of an unfinished line that is quoted, in bytes.
 const QUOTED_BYTES: usize = 4096;
 
 pub(super) struct Stream {
     settings: Model,
     scratch: Scratch,
-    /// `None` when it must be started again.
+    /// `None` if the process must be started again.
     process: Option<Running>,
     backoff: Backoff,
-    /// Not before this, so that a command which cannot run does not keep a core busy with dying.
+    /// The earliest time of the next start, so that a crashing command does not keep a core busy.
     next_start: Instant,
-    /// What the process printed beside its answers.
+    /// Lines of the process that were not responses.
     skipped: Skipped,
 }
 
-/// Takes the lines that are whole.
+/// Takes the complete lines.
 fn take_lines(printed: &mut Vec<u8>) -> Vec<u8> {
     let end = printed.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
     printed.drain(..end).collect()
 }
 
 impl Stream {
-    /// Starts the command at once: what it takes to load its own model then passes before the first
-    /// image comes.
+    /// Starts the command at once, so that it can load its own model before the first image.
     pub(super) fn new(settings: &Model) -> anyhow::Result<Self> {
         let scratch = Scratch::new(settings.script_socket.as_deref())
             .context("the folder for images cannot be created")?;
@@ -68,10 +67,11 @@ impl Stream {
             .to_str()
             .ok_or_else(|| failed("got no path: the temporary folder is not UTF-8".into()))?;
 
-        self.discard_unfit();
+        self.discard_unusable();
         let mut asked = self.ask(path);
         if asked.is_err() {
-            // It died while idle, which is not this image's fault: a fresh one gets it.
+            // The process died while idle, which is not the fault of this image: a new process gets
+            // it.
             self.discard();
             asked = self.ask(path);
         }
@@ -79,15 +79,16 @@ impl Stream {
         let answered = self.listen(&file.path);
         match &answered {
             Ok(_) | Err(Failure::Rejected(_)) => self.backoff.reset(),
-            // It answered, and goes on.
+            // It responded, and continues to run.
             Err(Failure::Later(_)) if self.process.as_mut().is_some_and(|process| !process.has_exited()) => {}
-            // Which line answers which image is anybody's guess from here on: it starts afresh.
+            // From here on, responses can no longer be matched to images, so the process is
+            // replaced.
             Err(_) => self.discard(),
         }
         answered
     }
 
-    /// Reads what the process prints until one line of it is the answer, or none can be.
+    /// Reads lines until one is the response, or none can follow.
     fn listen(&mut self, file: &Path) -> Result<Vec<Guess>, Failure> {
         let (timeout, top) = (self.settings.timeout, self.settings.top);
         let process = self.process.as_mut().ok_or_else(|| failed("is not running".into()))?;
@@ -95,7 +96,7 @@ impl Stream {
         let mut bytes = 0;
         let problem = loop {
             match process.wait(deadline, |printed| printed.contains(&b'\n')) {
-                // It may print without end.
+                // A process may print without end.
                 Event::Printed if bytes <= OUTPUT_MAX_BYTES && Instant::now() < deadline => {
                     let printed = take_lines(&mut process.printed);
                     let mut rest = &printed[..];
@@ -103,9 +104,9 @@ impl Stream {
                         let (line, after) = rest.split_at(newline + 1);
                         (bytes, rest) = (bytes + line.len(), after);
                         if let Some(answer) =
-                            lines(line).iter().find_map(|line| self.skipped.or_answer(line, file, top))
+                            lines(line).iter().find_map(|line| self.skipped.response_in(line, file, top))
                         {
-                            // What follows is looked at before the next image.
+                            // The rest is checked before the next image.
                             process.printed.splice(..0, rest.iter().copied());
                             return answer;
                         }
@@ -131,17 +132,16 @@ impl Stream {
                 }
             }
         };
-        // Half a line may be all that there is to see.
+        // An unfinished line may be all that there is to quote.
         lines(&process.printed[..process.printed.len().min(QUOTED_BYTES)])
             .iter()
             .for_each(|line| self.skipped.noise(line));
-        Err(failed(format!("{problem}{}", self.skipped.told())))
+        Err(failed(format!("{problem}{}", self.skipped.summary())))
     }
 
-    /// Ends a process that is gone, or that printed an answer which nobody asked for: its next one
-    /// might be to the last image. Whatever else it printed meanwhile (a banner, a warning) is
-    /// passed over.
-    fn discard_unfit(&mut self) {
+    /// Ends a process that has exited, or that printed an unsolicited response: its next one might
+    /// belong to the previous image. Other output (a banner, a warning) is ignored.
+    fn discard_unusable(&mut self) {
         let Some(process) = &mut self.process else { return };
         let why = match process.wait(Instant::now(), |_| false) {
             Event::Exited => {
@@ -150,7 +150,7 @@ impl Stream {
             }
             Event::Flooded => Some("printed too much while idle".to_owned()),
             Event::TimedOut | Event::Printed => {
-                self.skipped.or_unasked(&std::mem::take(&mut process.printed))
+                self.skipped.unsolicited_in(&std::mem::take(&mut process.printed))
             }
         };
         if let Some(why) = why {
@@ -159,7 +159,7 @@ impl Stream {
         }
     }
 
-    /// Ends the process, and puts the next start off a little.
+    /// Ends the process, and delays the next start.
     fn discard(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.put_down();
@@ -168,7 +168,7 @@ impl Stream {
         self.next_start = Instant::now() + self.backoff.next_wait();
     }
 
-    /// Hands a path to the process, which is started if need be.
+    /// Sends a path to the process, which is started if necessary.
     fn ask(&mut self, path: &str) -> Result<(), Failure> {
         let process = match &mut self.process {
             Some(process) => process,
@@ -209,8 +209,8 @@ impl Drop for Stream {
 }
 
 impl Skipped {
-    /// What a line answers; `None` where it is no answer to this image, and is passed over.
-    fn or_answer(&mut self, line: &str, file: &Path, top: usize) -> Option<Result<Vec<Guess>, Failure>> {
+    /// Parses a line; returns `None` if it is not a response for this image.
+    fn response_in(&mut self, line: &str, file: &Path, top: usize) -> Option<Result<Vec<Guess>, Failure>> {
         let whole = match self.gathered(line) {
             Gathered::Line => None,
             Gathered::Whole(object) => Some(object),
@@ -236,8 +236,9 @@ impl Skipped {
         None
     }
 
-    /// What was printed while nothing was asked, if an answer is in it, or may be.
-    fn or_unasked(&mut self, printed: &[u8]) -> Option<String> {
+    /// Checks the output of an idle process; returns an error message if it contains a response, or
+    /// may contain one.
+    fn unsolicited_in(&mut self, printed: &[u8]) -> Option<String> {
         let whole = printed.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
         let (whole, rest) = (lines(&printed[..whole]), lines(&printed[whole..]));
         let mut unasked = None;
@@ -248,7 +249,7 @@ impl Skipped {
                 _ => unasked = unasked.or(Some(line)),
             }
         }
-        // The rest of a line that is still being written may make an answer of it.
+        // An unfinished line may become a response.
         let unasked = unasked.or_else(|| rest.iter().find(|line| line.contains('{')));
         unasked.map(|line| format!("printed without being asked: {}", quoted(line)))
     }

@@ -1,5 +1,5 @@
-//! Scripts that the service for scripts runs. Here it is a thread of this process; as another user,
-//! behind the filter of systemd, it is tested in `cli/tests/systemd/`.
+//! Tests of scripts that the service for scripts runs. Here the service is a thread of this
+//! process; `cli/tests/systemd/` tests it as another user, with the filter of systemd.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::{Script, host};
 use crate::classify::{Classifier, Failure, Image, Loaded};
 
-/// A service that runs as long as the tests do.
+/// A service that runs until the tests end.
 fn service(open: fn() -> Option<IpAddr>) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
@@ -54,7 +54,7 @@ fn failed(answer: Result<String, Failure>) -> String {
     why
 }
 
-/// Waits until a file is there, and returns the process that wrote its number into it.
+/// Waits for a file, and returns the process number in it.
 fn process_in(file: &std::path::Path) -> rustix::process::Pid {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -74,13 +74,13 @@ fn until_gone(pid: rustix::process::Pid) {
         stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
     };
     while !is_gone() {
-        assert!(Instant::now() < deadline, "{pid} is gone");
+        assert!(Instant::now() < deadline, "{pid} must exit");
         std::thread::yield_now();
     }
 }
 
 #[test]
-fn both_protocols_answer_as_they_do_for_children_of_the_worker() {
+fn both_protocols_work_as_for_children_of_the_worker() {
     let (_folder, socket) = service(|| None);
     let once = model(socket.clone(), Protocol::Once, "echo note > /dev/stderr; echo \"cat $(cat \"$1\")\"");
     let mut once = classifier(&once);
@@ -91,11 +91,11 @@ fn both_protocols_answer_as_they_do_for_children_of_the_worker() {
     let mut stream = classifier(&model(socket, Protocol::Stream, line));
     let first = ask(&mut *stream).unwrap();
     assert!(first.ends_with(" some bytes"), "{first}");
-    assert_eq!(ask(&mut *stream).unwrap(), first, "the process stays");
+    assert_eq!(ask(&mut *stream).unwrap(), first, "the process keeps running");
 }
 
 #[test]
-fn how_a_script_fails_is_said_as_for_a_child_of_the_worker() {
+fn failures_are_reported_as_for_children_of_the_worker() {
     let (_folder, socket) = service(|| None);
     let once = |script: &str| ask(&mut *classifier(&model(socket.clone(), Protocol::Once, script)));
     let why = failed(once("echo too bad >&2; exit 3"));
@@ -112,7 +112,7 @@ fn how_a_script_fails_is_said_as_for_a_child_of_the_worker() {
 }
 
 #[test]
-fn a_script_that_takes_too_long_is_killed_with_all_that_it_started() {
+fn a_script_that_times_out_is_killed_with_all_its_processes() {
     let (folder, socket) = service(|| None);
     let noted = folder.path().join("pid");
     let script = format!("setsid sh -c 'echo $$ > {}; exec sleep 600' & sleep 600", noted.display());
@@ -142,7 +142,7 @@ fn a_run_ends_when_its_connection_does() {
 }
 
 #[test]
-fn no_script_is_run_where_it_could_read_the_credentials_of_the_machine() {
+fn no_script_runs_if_it_could_read_the_credentials_of_the_machine() {
     let (folder, socket) = service(|| Some(Ipv4Addr::new(169, 254, 169, 254).into()));
     let noted = folder.path().join("ran");
     let why = failed(ask(&mut *classifier(&model(
@@ -155,7 +155,7 @@ fn no_script_is_run_where_it_could_read_the_credentials_of_the_machine() {
 }
 
 #[test]
-fn a_service_that_is_not_there_is_named_with_its_socket() {
+fn the_error_for_a_missing_service_names_its_socket() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("images")).unwrap();
     let socket = folder.path().join("socket");

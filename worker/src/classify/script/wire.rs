@@ -1,5 +1,5 @@
-//! What worker and service for scripts say to each other: a connection for each run, one JSON value
-//! in each message, and pipes beside the first reply.
+//! The protocol between the worker and the service for scripts: one connection per run, one JSON
+//! value per message, and file descriptors of pipes with the first reply.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -17,28 +17,29 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// No message is longer, in bytes; the kernel's own limit for one is lower by default.
+/// Maximum size of a message, in bytes; the default limit of the kernel is lower.
 const MOST: usize = 256 << 10;
 
-/// What the worker asks of a run that began; its end of the connection says that all of it must go.
+/// The requests of the worker for a started run. Closing the connection ends the whole run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Ask {
-    /// End the command's group; the reply is `Ended`.
+    /// Kill the command's process group; the reply is `Ended`.
     End,
-    /// End whatever it started; the reply is `Gone`.
+    /// Kill all processes of the run; the reply is `Gone`.
     PutDown,
 }
 
-/// What the service replies.
+/// The replies of the service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Reply {
-    /// It runs; its pipes come with this: standard input if that is open, output, and error.
+    /// The command runs. Its pipes are sent with this reply: standard input, if it is open, output
+    /// and error.
     Started,
-    /// It does not run, for this reason.
+    /// The command does not run, for this reason.
     Refused(String),
-    /// The command is gone, with this status, as `wait(2)` has it.
+    /// The command has exited with this status, as in `wait(2)`.
     Ended(i32),
-    /// Nothing of it is left.
+    /// No process of the run is left.
     Gone,
 }
 
@@ -53,7 +54,7 @@ pub(super) fn send(to: impl AsFd, message: &impl Serialize, pipes: &[BorrowedFd]
     Ok(())
 }
 
-/// The next message; `None` if the other side has closed.
+/// Receives the next message; `None` if the other side has closed the connection.
 pub(super) fn receive<T: DeserializeOwned>(from: impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut text = vec![0; MOST];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(3))];

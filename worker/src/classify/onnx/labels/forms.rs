@@ -1,5 +1,5 @@
-//! The forms in which people have labels: lines, ImageNet's synsets, CSV, YAML, JSON of Keras,
-//! torch and Hugging Face, Python literals.
+//! The formats of label lists: lines, ImageNet's synsets, CSV, YAML, JSON of Keras, torch and
+//! Hugging Face, Python literals.
 
 mod csv;
 mod lines;
@@ -11,19 +11,19 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 
-/// What is known of a text before it is read.
+/// The format of a text, as far as it is known beforehand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     Csv,
     Yaml,
-    /// What a model says of itself, where a list may be on one line.
+    /// The metadata of a model, in which a list may be on one line.
     Metadata,
     /// Lines or a literal.
     Any,
 }
 
 impl Form {
-    /// By the ending of a file.
+    /// Returns the format for the extension of a file.
     pub(super) fn of(file: &Path) -> Self {
         let ending = file.extension().map(|ending| ending.to_string_lossy().to_lowercase());
         match ending.as_deref() {
@@ -34,7 +34,7 @@ impl Form {
     }
 }
 
-/// The labels in the order of the outputs, and whether each had its number.
+/// Returns the labels in the order of the outputs, and whether each had an explicit index.
 pub(super) fn parse(text: &str, form: Form) -> anyhow::Result<(Vec<String>, bool)> {
     let text = text.trim_start_matches('\u{feff}').trim_end();
     ensure!(!text.is_empty(), "it is empty");
@@ -52,7 +52,7 @@ pub(super) fn parse(text: &str, form: Form) -> anyhow::Result<(Vec<String>, bool
     }
 }
 
-/// `cat, dog` or `cat;dog`.
+/// Parses `cat, dog` or `cat;dog`.
 fn one_line(text: &str) -> anyhow::Result<Vec<String>> {
     let separator = [';', ','].into_iter().find(|separator| text.contains(*separator));
     let separator = separator.with_context(|| {
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_beside_labels_give_their_order_and_belong_to_them_where_they_tell_them_apart() {
+    fn numbers_are_indexes_unless_labels_differ_only_by_them() {
         for text in [
             "2 bird\n0 cat\n1 dog\n",
             "bird\t2\ncat\t0\ndog\t1",
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_around_every_label_go_off() {
+    fn quotes_around_every_label_are_removed() {
         check("\"cat\"\n\"dog, small\"", &["cat", "dog, small"]);
         check("\"cat\"\ndog", &["\"cat\"", "dog"]);
     }
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_csv_has_a_column_of_labels_and_may_have_one_of_numbers() {
+    fn a_csv_has_a_column_of_labels_and_optionally_one_of_indexes() {
         for text in [
             "index,label\n1,dog\n0,cat\n",
             "label;id\ncat;0\ndog;1",
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_found_under_the_keys_under_which_libraries_write_them() {
+    fn labels_are_found_under_the_keys_of_common_libraries() {
         for text in [
             r#"{"class_to_idx": {"dog": 1, "cat": 0}, "epoch": 3}"#,
             r#"{"idx_to_class": {"1": "dog", "0": "cat"}}"#,
@@ -167,18 +167,18 @@ mod tests {
     }
 
     #[test]
-    fn digits_as_labels_go_in_the_direction_of_their_key_or_of_their_type() {
+    fn for_numeric_labels_the_key_or_the_type_gives_the_direction() {
         check(r#"{"0": 1, "1": 0}"#, &["1", "0"]);
         check(r#"{"class_to_idx": {"7": 0, "3": 1}}"#, &["7", "3"]);
         check(r#"{"class_to_idx": {"1": "0", "0": "1"}}"#, &["1", "0"]);
         check(r#"{"id2label": {"0": 7, "1": 3}}"#, &["7", "3"]);
         check("{0: 7, 1: 3}", &["7", "3"]);
-        // A list of labels in YAML, `[no, yes]`, which Python took for truth values.
+        // An unquoted YAML list `[no, yes]`, which Python parsed as booleans.
         check("{0: False, 1: True}", &["False", "True"]);
     }
 
     #[test]
-    fn a_yaml_has_its_labels_as_they_are_written() {
+    fn yaml_labels_are_taken_literally() {
         for text in [
             "train: images\nnc: 2\nnames:\n  0: cat\n  1: dog  # small\n",
             "names:\n- cat\n- 'dog'\nnc: 2",
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_columns_of_a_csv_are_known_by_their_heads_in_any_order() {
+    fn csv_columns_are_found_by_their_headers_in_any_order() {
         for text in [
             "id,category,name\n0,animal,cat\n1,animal,dog",
             "name,supercategory,id\ndog,animal,2\ncat,animal,1",
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_labels_is_refused_in_a_sentence() {
+    fn other_texts_are_refused_with_a_reason() {
         for (text, expected) in [
             ("", "it is empty"),
             ("cat\n\ndog", "label 2 is empty"),

@@ -1,5 +1,5 @@
-//! Presets and filters, held to what the libraries themselves make of an image
-//! (`testing/models/presets.py` wrote it down).
+//! Compares presets and filters with the output of the original libraries, as recorded by
+//! `testing/models/presets.py`.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::classify::Port;
 
-/// A library's numbers for one image: some of them, by their places in channels, rows, columns.
+/// Samples of a library's output for one image, with their positions (channel, row, column).
 #[derive(Debug, Deserialize)]
 struct Case {
     case: String,
@@ -22,21 +22,21 @@ struct Case {
     numbers: Vec<(usize, f32)>,
 }
 
-/// The most that a number may differ, in levels of a pixel from 0 to 255, and the most that all may
-/// differ in the mean.
+/// Returns the maximum difference of a sample and the maximum mean difference, in levels of 0 to
+/// 255.
 fn allowed(case: &str) -> (f32, f32) {
     match case {
-        // A JPEG of another encoder in between.
+        // A JPEG round trip with another encoder.
         case if case.starts_with("opennsfw2") => (4.0, 0.6),
-        // Grey of what was scaled, where Pillow scales what was made grey.
+        // Here, the scaled image is converted to grey; Pillow scales the grey image.
         case if case.starts_with("grey") => (2.01, 0.35),
-        // Rounding in the middle of two passes; Lanczos and cubics have the largest weights.
+        // Rounding between two passes, which is largest for the large weights of Lanczos and cubic.
         _ => (1.01, 0.35),
     }
 }
 
 #[test]
-fn presets_and_filters_give_the_numbers_of_the_libraries() {
+fn presets_and_filters_match_the_original_libraries() {
     let cases: Vec<Case> = serde_json::from_str(include_str!("../../../../tests/presets.json")).unwrap();
     assert!(cases.len() > 40, "{}", cases.len());
     let image = include_bytes!("../../../../../models/shapes/samples/spiral_0.jpg");
@@ -70,7 +70,7 @@ fn presets_and_filters_give_the_numbers_of_the_libraries() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// As the settings file would give it.
+/// Builds the model from settings, as in the settings file.
 fn model(settings: &serde_json::Map<String, serde_json::Value>, folder: &Path) -> Model {
     let path = folder.join("model.onnx").display().to_string();
     let layers = Layers::of(None, &[]).flag("models.default.path", Some(path));

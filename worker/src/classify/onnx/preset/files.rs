@@ -1,5 +1,5 @@
-//! The files in which timm (1.0, `config.json`) and Hugging Face's transformers (5.24,
-//! `preprocessor_config.json`) write what a model wants.
+//! Reads the preprocessing files of timm (1.0, `config.json`) and of Hugging Face's transformers
+//! (5.24, `preprocessor_config.json`).
 
 use anyhow::{Context, bail, ensure};
 use eirs_platform::settings::{Channels, Filter, PadPlace, PerChannel, ResizeMode, Size};
@@ -22,13 +22,13 @@ fn pixels(value: &Value) -> Option<u32> {
     u32::try_from(value.as_u64()?).ok().filter(|side| (1..=8192).contains(side))
 }
 
-/// `round(255 * mean)`, a colour.
+/// Returns the colour `round(255 * mean)`.
 fn colour(mean: &[f32]) -> [u8; 3] {
     let of = |index: usize| mean.get(index).or(mean.first()).copied().unwrap_or_default();
     std::array::from_fn(|index| (255.0 * of(index)).round_ties_even() as u8)
 }
 
-/// timm's `create_transform(**resolve_data_config(pretrained_cfg))`.
+/// Follows timm's `create_transform(**resolve_data_config(pretrained_cfg))`.
 pub(super) fn timm(json: &Value) -> anyhow::Result<Wanted> {
     let config = json.get("pretrained_cfg").unwrap_or(json);
     let [_, height, width] = config["input_size"].as_array().map(Vec::as_slice).unwrap_or_default() else {
@@ -72,8 +72,8 @@ fn filter(name: &str) -> anyhow::Result<Filter> {
     })
 }
 
-/// The image processors of transformers that do nothing of their own, and the few whose own is
-/// known here.
+/// Follows those image processors of transformers that have standard behaviour, and a few with
+/// known special behaviour.
 pub(super) fn huggingface(json: &Value) -> anyhow::Result<Wanted> {
     let does = |key: &str, otherwise: bool| json[key].as_bool().unwrap_or(otherwise);
     let kind =
@@ -81,7 +81,7 @@ pub(super) fn huggingface(json: &Value) -> anyhow::Result<Wanted> {
     let kind = kind.unwrap_or_default();
     let of = |names: &[&str]| names.iter().any(|name| kind.starts_with(name));
     ensure!(does("do_resize", true), "do_resize is false: set size, resize and resize_mode yourself");
-    // A single number was the short side for these, and both sides for all others.
+    // A single number was the short side in these processors, and both sides in all others.
     let is_short = of(&["CLIP", "ConvNext", "Levit", "MobileNet", "MobileViT", "Bit", "PoolFormer"]);
     let scaled = sizes(&json["size"], is_short).context("size is none that is known here")?;
     let cut = sizes(&json["crop_size"], false).map(|size| size.sides);
@@ -90,7 +90,7 @@ pub(super) fn huggingface(json: &Value) -> anyhow::Result<Wanted> {
     let mut wanted = Wanted { cuts_less_in_front: true, ..Wanted::default() };
     let share = number(&json["crop_pct"]);
     if let (true, Some(side)) = (of(&["ConvNext"]), scaled.short()) {
-        // Below 384 pixels a margin is cut off, from there on nothing.
+        // ConvNeXt crops a margin below 384 pixels, and squashes from there on.
         let resize = (f64::from(side) / share.unwrap_or(224.0 / 256.0)) as u32;
         wanted.size = Some(Size::Side(side));
         (wanted.resize_mode, wanted.resize) = if side < 384 {
@@ -153,7 +153,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// The side, where it is that of the short one.
+    /// Returns the short side, if the size is only that.
     fn short(&self) -> Option<u32> {
         self.is_short.then_some(self.sides.0)
     }
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn timm_scales_by_its_crop_pct_in_three_modes() {
+    fn timm_files_scale_by_crop_pct_in_three_modes() {
         let config = |mode: &str, share: f64| {
             json!({"architecture": "x", "pretrained_cfg": {"input_size": [3, 224, 224],
                 "interpolation": "bicubic",
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_forms_of_transformers_are_known() {
+    fn the_forms_of_transformers_are_understood() {
         let side = |pixels| Some(Size::Side(pixels));
         for (json, expected) in [
             (

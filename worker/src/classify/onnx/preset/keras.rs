@@ -1,4 +1,4 @@
-//! The applications of Keras (3.15): `keras.utils.load_img(file, target_size=...)`, then the
+//! Follows the applications of Keras (3.15): `keras.utils.load_img(file, target_size=...)`, then
 //! `preprocess_input` of the application.
 
 use anyhow::bail;
@@ -6,17 +6,17 @@ use eirs_platform::settings::{Channels, Filter, PerChannel, ResizeMode};
 
 use super::Wanted;
 
-/// What `preprocess_input` does.
+/// The mode of `preprocess_input`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Caffe,
     Tf,
     Torch,
-    /// Nothing: these models begin with a scaling of their own.
+    /// Unchanged: these models scale the pixels themselves.
     Raw,
 }
 
-/// By the name of an application or of a mode.
+/// Returns the preprocessing for the name of an application or a mode.
 pub(super) fn wanted(weights: &str) -> anyhow::Result<Wanted> {
     let Some(mode) = mode(weights) else {
         bail!(
@@ -31,7 +31,7 @@ pub(super) fn wanted(weights: &str) -> anyhow::Result<Wanted> {
         Mode::Raw => (Channels::Rgb, 1.0, [0.0].into(), [1.0].into()),
     };
     Ok(Wanted {
-        // As `load_img` scales unless asked otherwise.
+        // The defaults of `load_img`.
         resize_mode: Some(ResizeMode::Squash),
         filter: Some(Filter::Nearest),
         channels: Some(channels),
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_application_has_the_mode_that_keras_gives_it() {
+    fn each_application_has_its_mode_in_keras() {
         for (name, expected) in [
             ("VGG16", Mode::Caffe),
             ("ResNet50", Mode::Caffe),

@@ -1,6 +1,6 @@
-//! torchvision's weights and what they want, from a table that
-//! `testing/models/torchvision_table.py` makes of torchvision's own metadata (0.29) and compares
-//! with it.
+//! The preprocessing of torchvision's weights, from a table that
+//! `testing/models/torchvision_table.py` generates from the metadata of torchvision (0.29), and
+//! checks.
 
 use anyhow::{Context, bail};
 use eirs_platform::settings::{Filter, PerChannel, Size};
@@ -9,8 +9,9 @@ use super::Wanted;
 
 const TABLE: &str = include_str!("torchvision.csv");
 
-/// By the name of weights: `ResNet50_Weights.IMAGENET1K_V2`; without the part after the dot, or
-/// with `DEFAULT`, torchvision's default. Without any, what most of the first weights want.
+/// Returns the preprocessing for the name of weights, such as `ResNet50_Weights.IMAGENET1K_V2`.
+/// Without the part after the dot, or with `DEFAULT`, it is that of torchvision's default weights.
+/// Without a name, it is the one common to most V1 weights.
 pub(super) fn wanted(weights: Option<&str>) -> anyhow::Result<Wanted> {
     let Some(weights) = weights else {
         return Ok(Wanted { resize: None, ..Wanted::of_unit([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) });
@@ -21,7 +22,7 @@ pub(super) fn wanted(weights: Option<&str>) -> anyhow::Result<Wanted> {
     for row in rows {
         let [name, default, size, resize, filter, mean, std] = row[..] else { continue };
         let Some((of, variant)) = name.split_once('.') else { continue };
-        // A model's name does as well: `resnet50`.
+        // The name of a model works as well: `resnet50`.
         let is_family =
             of.eq_ignore_ascii_case(family) || of.eq_ignore_ascii_case(&format!("{family}_weights"));
         if is_family && (variant == which || (which == "DEFAULT" && !default.is_empty())) {
@@ -61,20 +62,20 @@ mod tests {
     }
 
     #[test]
-    fn every_row_of_the_table_is_whole() {
+    fn every_row_of_the_table_is_complete() {
         let rows: Vec<_> = TABLE.lines().skip(1).collect();
         for row in &rows {
             let name = row.split(',').next().unwrap();
             assert!(wanted(Some(name)).is_ok(), "{name}");
         }
-        // What torchvision 0.29 has.
+        // The number of weights in torchvision 0.29.
         let count =
             |filter| rows.iter().filter(|row| seen(row.split(',').next().unwrap()).2 == Some(filter)).count();
         assert_eq!((count(Filter::Bilinear), count(Filter::Bicubic)), (87, 28));
     }
 
     #[test]
-    fn weights_are_found_by_their_name_and_their_default_by_that_of_the_model() {
+    fn weights_are_found_by_name_and_the_default_by_model() {
         let v2 = (Some(Size::Side(224)), Some(Size::Side(232)), Some(Filter::Bilinear));
         assert_eq!(seen("ResNet50_Weights.IMAGENET1K_V2"), v2);
         assert_eq!(seen("ResNet50_Weights"), v2);

@@ -15,7 +15,7 @@ fn check(printed: &str, expected: Result<&str, &str>) {
 }
 
 #[test]
-fn once_the_label_is_what_follows_the_name_or_the_only_line() {
+fn once_the_label_follows_the_name_or_is_the_only_line() {
     check("dog\n", Ok("dog"));
     check("test_00.JPEG,dog\n", Ok("dog"));
     check("test_00,dog", Ok("dog"));
@@ -27,7 +27,7 @@ fn once_the_label_is_what_follows_the_name_or_the_only_line() {
 }
 
 #[test]
-fn once_no_line_around_the_answer_becomes_the_label() {
+fn once_other_lines_do_not_become_the_label() {
     for noise in [
         "done in 20 ms",
         "Using the CPU backend.",
@@ -42,14 +42,14 @@ fn once_no_line_around_the_answer_becomes_the_label() {
     check("  0%|    |\r100%|####|\rtest_00.JPEG,dog\n", Ok("dog"));
     check("\u{feff}test_00.JPEG,dog\r\n", Ok("dog"));
     check("\u{1b}]0;title\u{7}\u{1b}[1mtest_00.JPEG\u{1b}[0m,\u{1b}[31mdog\u{1b}[0m\n", Ok("dog"));
-    // The whole name is surer than a stem that a sentence may begin with.
+    // The full name takes precedence over a stem, with which a sentence may start.
     check("test_00, is being read\ntest_00.JPEG,dog\n", Ok("dog"));
 }
 
 #[test]
-fn nothing_that_a_terminal_obeys_becomes_a_part_of_a_label() {
+fn control_sequences_are_not_part_of_a_label() {
     for printed in [
-        // What `tput sgr0` prints.
+        // The output of `tput sgr0`.
         "\u{1b}[32mdog\u{1b}(B\u{1b}[m\n",
         "\u{1b}[?25l\u{1b}[1;32mdog\u{1b}[0m\u{1b}[?25h\u{1b}[K\n",
         "\u{9b}32mdog\u{9b}0m\n",
@@ -65,7 +65,7 @@ fn nothing_that_a_terminal_obeys_becomes_a_part_of_a_label() {
 }
 
 #[test]
-fn once_json_is_an_answer_or_refused_and_never_the_label() {
+fn once_json_is_a_result_or_refused_but_never_a_label() {
     let once = |printed: &str| answer_in(printed.as_bytes(), file(), 2);
     assert_eq!(once("{\"label\": \"dog\", \"confidence\": 0.5}\n"), answer(&[("dog", 0.5)]));
     assert_eq!(once("{\n  \"label\": \"dog\",\n  \"confidence\": 0.5\n}\n"), answer(&[("dog", 0.5)]));
@@ -84,7 +84,7 @@ fn once_json_is_an_answer_or_refused_and_never_the_label() {
 }
 
 #[test]
-fn once_what_nobody_can_tell_is_refused_with_the_lines() {
+fn once_unclear_output_is_refused_with_its_lines() {
     check("dog\ndone in 20 ms\n", Err("\"dog\", \"done in 20 ms\""));
     check("test_00.JPEG,dog\ntest_00.JPEG,cat\n", Err("several results: \"dog\", \"cat\""));
     check("test_00.JPEG,dog\ntest_00.JPEG,dog\n", Ok("dog"));
@@ -111,7 +111,7 @@ fn answer(guesses: &[(&str, f32)]) -> Line {
 }
 
 #[test]
-fn stream_an_answer_is_a_label_or_a_list_or_a_refusal_or_later() {
+fn stream_a_response_is_a_label_a_list_an_error_or_retry() {
     assert_eq!(stream(r#"{"label": "cat", "confidence": 0.5}"#), answer(&[("cat", 0.5)]));
     assert_eq!(stream(r#"{"label": "cat", "extra": [1], "error": null}"#), answer(&[("cat", 1.0)]));
     let three = r#"{"top": [{"label": "a", "confidence": 0.1}, {"label": "b", "confidence": 0.7},
@@ -127,7 +127,7 @@ fn stream_an_answer_is_a_label_or_a_list_or_a_refusal_or_later() {
 }
 
 #[test]
-fn stream_an_empty_error_beside_a_label_is_none_and_alone_it_is_a_refusal() {
+fn stream_an_empty_error_only_counts_without_a_label() {
     for error in ["\"\"", "\" \"", "false", "null"] {
         let line = stream(&format!(r#"{{"label": "a", "error": {error}}}"#));
         assert_eq!(line, answer(&[("a", 1.0)]), "{error}");
@@ -140,7 +140,7 @@ fn stream_an_empty_error_beside_a_label_is_none_and_alone_it_is_a_refusal() {
 }
 
 #[test]
-fn stream_a_confidence_a_hair_beyond_its_bounds_is_that_bound_and_one_farther_off_is_refused() {
+fn stream_confidences_are_clamped_within_the_tolerance_and_refused_beyond() {
     for (given, taken) in
         [("1.0000001192092896", 1.0), ("1.0009765625", 1.0), ("-1e-9", 0.0), ("-0.0", 0.0), ("1", 1.0)]
     {
@@ -156,7 +156,7 @@ fn stream_a_confidence_a_hair_beyond_its_bounds_is_that_bound_and_one_farther_of
 }
 
 #[test]
-fn stream_what_is_no_answer_is_noise_and_what_is_meant_as_one_is_wrong() {
+fn stream_other_lines_are_noise_and_malformed_responses_are_wrong() {
     for noise in [
         "Using the CPU backend.",
         "[]",
@@ -187,12 +187,12 @@ fn stream_what_is_no_answer_is_noise_and_what_is_meant_as_one_is_wrong() {
 }
 
 #[test]
-fn stream_an_answer_behind_a_progress_bar_counts_where_it_names_the_image() {
+fn stream_a_response_after_a_progress_bar_counts_if_it_names_the_image() {
     let line = r#"100%|####| 1/1 {"path": "/tmp/x/7-ab/test_00.JPEG", "label": "cat"}"#;
     assert_eq!(stream(line), answer(&[("cat", 1.0)]));
 }
 
-/// The objects and the lines by themselves, in the order in which they end.
+/// Returns the objects and single lines, in the order in which they end.
 fn gathered(printed: &str) -> Vec<String> {
     let mut skipped = Skipped::default();
     let mut all = Vec::new();
@@ -207,32 +207,32 @@ fn gathered(printed: &str) -> Vec<String> {
 }
 
 #[test]
-fn stream_json_over_several_lines_is_one_object_and_its_lines_are_not_read() {
+fn stream_json_over_several_lines_is_one_object() {
     let top = "{\n \"top\": [\n  {\"label\": \"a\"},\n  {\"label\": \"b\"}\n ]\n}\nnext";
     assert_eq!(gathered(top), [r#"{"top":[{"label":"a"},{"label":"b"}]}"#, "next"]);
     assert_eq!(gathered("{\"label\":\n\"a\"}"), ["{\"label\":\"a\"}"]);
     for alone in ["{\"label\": \"a\"}", "{not JSON", "hello"] {
         assert_eq!(gathered(alone), [alone], "{alone}");
     }
-    // What turns out to be no object does not take an answer with it.
+    // An incomplete object does not swallow a response.
     assert_eq!(gathered("{\n{\"label\": \"a\"}"), ["{\"label\": \"a\"}"]);
     let endless = format!("{{\n{}{{\"label\": \"a\"}}", "\"a\":\n[\n".repeat(20_000));
     assert_eq!(gathered(&endless).last().unwrap(), "{\"label\": \"a\"}");
 }
 
 #[test]
-fn what_was_skipped_is_told_within_bounds() {
+fn the_summary_of_skipped_lines_is_bounded() {
     let mut skipped = Skipped::default();
-    assert_eq!(skipped.told(), "");
+    assert_eq!(skipped.summary(), "");
     (0..1000).for_each(|n| skipped.noise(&format!("{n} {}", "x".repeat(10_000))));
     skipped.stray();
-    let told = skipped.told();
-    assert!(told.contains("other images") && told.contains("\"999 x") && told.len() < 2000, "{told}");
+    let summary = skipped.summary();
+    assert!(summary.contains("other images") && summary.contains("\"999 x") && summary.len() < 2000, "{summary}");
 }
 
 proptest! {
     #[test]
-    fn once_whatever_surrounds_a_named_answer_it_is_the_label_or_an_error(
+    fn once_a_named_result_in_any_text_is_the_label_or_an_error(
         before in "\\PC{0,40}",
         after in "\\PC{0,40}",
     ) {
@@ -242,7 +242,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_that_is_printed_makes_the_reader_panic(printed: Vec<u8>) {
+    fn no_output_makes_the_parser_panic(printed: Vec<u8>) {
         for line in lines(&printed) {
             let _any = read(&line, file(), 5);
         }

@@ -1,10 +1,10 @@
-//! Labels in a table.
+//! Parses CSV and TSV files with labels.
 
 use anyhow::ensure;
 
 use super::structured::in_order;
 
-/// Heads of columns, the surest first.
+/// Headers of columns, most specific first.
 const LABELS: [&str; 10] = [
     "label_name",
     "class_name",
@@ -30,8 +30,8 @@ const NUMBERS: [&str; 10] = [
     "number",
 ];
 
-/// A column of labels, by its head or else the last one, and a column of numbers where there is
-/// one.
+/// Parses a column of labels, which is found by its header or else is the last one, and an optional
+/// column of indexes.
 pub(super) fn csv(text: &str) -> anyhow::Result<(Vec<String>, bool)> {
     let separator =
         [';', '\t', ','].into_iter().find(|c| text.lines().next().is_some_and(|head| head.contains(*c)));
@@ -58,14 +58,15 @@ pub(super) fn csv(text: &str) -> anyhow::Result<(Vec<String>, bool)> {
     let is_number = |rows: &[(usize, Vec<String>)], column: usize| {
         !rows.is_empty() && rows.iter().all(|(_, row)| row[column].parse::<usize>().is_ok())
     };
-    // A head of numbers is no head, and a column of numbers holds the labels only if no other does.
+    // A row of numbers is not a header. A numeric column contains the labels only if no other
+    // column does.
     let after_head = rows.get(1..).unwrap_or_default();
     let with_head = |heads_of: &[&str], numeric: bool| {
         let mut places = heads_of.iter().filter_map(|wanted| heads.iter().position(|head| head == wanted));
         places.find(|column| is_number(after_head, *column) == numeric)
     };
     let (labels, numbers) = (with_head(&LABELS, false), with_head(&NUMBERS, true));
-    // `label` alone over numbers: these are the labels.
+    // A numeric column `label` on its own contains the labels.
     let labels =
         labels.or_else(|| with_head(&LABELS, true).filter(|column| Some(*column) != numbers || columns == 1));
     let numbers = numbers.filter(|column| Some(*column) != labels);
@@ -79,11 +80,11 @@ pub(super) fn csv(text: &str) -> anyhow::Result<(Vec<String>, bool)> {
         return Ok((body.iter().map(|(_, row)| label(row)).collect(), false));
     };
     let entries = body.iter().filter_map(|(_, row)| Some((row[numbers].parse().ok()?, label(row))));
-    // Some count from one.
+    // Indexes may start at one.
     Ok((in_order(entries, true)?, true))
 }
 
-/// The cells of a line, with quotes around those that hold the separator.
+/// Splits a line into cells, which may be quoted.
 fn cells(line: &str, separator: char) -> Vec<String> {
     let (mut cells, mut cell, mut quoted) = (Vec::new(), String::new(), false);
     let mut letters = line.trim_end().chars().peekable();

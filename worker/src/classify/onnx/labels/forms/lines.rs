@@ -1,9 +1,9 @@
-//! Labels one a line, perhaps with numbers or the ids of ImageNet's synsets.
+//! Parses labels that are written one per line, with optional numbers or ImageNet synset ids.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One a line, perhaps in quotes. A number of its own goes off, before the label (`0 cat`) or after
-/// it (`cat 0`), and so does the id of a synset (`n01440764 tench, Tinca tinca`).
+/// Parses one label per line, optionally quoted. Removes an index before (`0 cat`) or after (`cat
+/// 0`) each label, and synset ids (`n01440764 tench, Tinca tinca`).
 pub(super) fn lines(text: &str) -> (Vec<String>, bool) {
     let all: Vec<&str> = text.lines().map(str::trim).collect();
     let quoted = |quote: char| {
@@ -27,21 +27,22 @@ pub(super) fn lines(text: &str) -> (Vec<String>, bool) {
     }
 }
 
-/// The number before a label, and the label.
+/// Splits off the number before a label.
 fn before(line: &str) -> Option<(&str, &str)> {
     let (number, rest) = line.split_at(line.find(|c: char| !c.is_ascii_digit())?);
     let label = rest.trim_start_matches([':', ',', ';', '.', ')', '\t', ' ']);
     (label.len() < rest.len()).then_some((number, label))
 }
 
-/// The number after a label, and the label.
+/// Splits off the number after a label.
 fn after(line: &str) -> Option<(&str, &str)> {
     let (label, number) = line.rsplit_once([':', ',', ';', '\t', ' '])?;
     Some((number, label.trim_end_matches([':', ',', ';', '\t', ' '])))
 }
 
-/// Labels by numbers from zero in any order, or from one in that order where that may be. No two
-/// may be equal without their numbers, which belong to them then (`1 star`, `2 stars`, `3 stars`).
+/// Returns the labels by index: from zero in any order, or from one in that order if
+/// `may_be_from_one`. If two labels were equal without their numbers, the numbers are part of the
+/// labels (`1 star`, `2 stars`, `3 stars`).
 fn numbered(
     lines: &[&str],
     split: fn(&str) -> Option<(&str, &str)>,
@@ -53,7 +54,7 @@ fn numbered(
         let (text, label) = split(line)?;
         let number: usize = text.parse().ok()?;
         is_in_order &= number == place + 1;
-        // A number with zeros before it is part of a name.
+        // A number with leading zeros is part of a name.
         let is_one = number.to_string() == text && !label.is_empty();
         if !is_one || by_index.insert(number, label.to_owned()).is_some() {
             return None;

@@ -1,5 +1,5 @@
-//! JSON, Python literals and the flow form of YAML, read to a value that keeps what decides about
-//! labels: that a key is there twice, and whether it is a number or a text.
+//! Parses JSON, Python literals and YAML's flow style into values that keep duplicate keys and the
+//! difference between numbers and strings, both of which matter for labels.
 
 use std::fmt;
 
@@ -8,24 +8,24 @@ use serde::{
     de::{MapAccess, SeqAccess, Visitor},
 };
 
-/// Literals nest, but no list of labels does so this deep.
+/// Maximum depth of nested values; lists of labels have less.
 const DEPTH_MAX: usize = 16;
 
-/// A value as it is written.
+/// A parsed value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Literal {
     Text(String),
-    /// As it is written, because it may be a label, too.
+    /// As written, because it may be a label.
     Number(String),
-    /// `true`, `None` and the like.
+    /// `true`, `None` and similar words.
     Word(String),
     List(Vec<Literal>),
-    /// In the order of the file. JSON has texts as keys, Python numbers, too.
+    /// In the order of the file. Keys are strings in JSON; in Python they may be numbers.
     Map(Vec<(Literal, Literal)>),
 }
 
 impl Literal {
-    /// The place in a list that this is.
+    /// Returns the index that this value represents.
     pub(super) fn index(&self) -> Option<usize> {
         match self {
             Self::Text(text) | Self::Number(text) => text.trim().parse().ok(),
@@ -40,7 +40,7 @@ impl Literal {
         }
     }
 
-    /// A text, a number or a truth value, as it is written.
+    /// Returns a string, number or boolean as it is written.
     pub(super) fn scalar(&self) -> Option<&str> {
         match self {
             Self::Word(word) if word == "null" || word == "None" => None,
@@ -61,7 +61,7 @@ impl fmt::Display for Literal {
     }
 }
 
-/// A JSON text, or a Python literal, which Ultralytics writes.
+/// Parses JSON, or a Python literal, as written by Ultralytics.
 pub(super) fn literal(text: &str) -> anyhow::Result<Literal> {
     Ok(serde_json::from_str(text).or_else(|error| python(text).ok_or(error))?)
 }
@@ -72,12 +72,12 @@ fn python(text: &str) -> Option<Literal> {
     reader.rest.trim().is_empty().then_some(value)
 }
 
-/// The list or map at the start of a text, whose texts need no quotes.
+/// Parses the list or map at the start of a text, in which strings need no quotes.
 pub(super) fn flow(text: &str) -> Option<Literal> {
     Reader { rest: text, bare: true }.value(0)
 }
 
-/// A text in its quotes and what comes after it.
+/// Splits off the quoted string at the start of a text.
 pub(super) fn quoted(text: &str) -> Option<(String, &str)> {
     let mut reader = Reader { rest: text, bare: true };
     let quote = text.chars().next().filter(|letter| ['\'', '"'].contains(letter))?;
@@ -87,7 +87,7 @@ pub(super) fn quoted(text: &str) -> Option<(String, &str)> {
 /// Reads literals of dictionaries, lists, tuples, strings and numbers.
 struct Reader<'a> {
     rest: &'a str,
-    /// Texts may come without quotes, and `''` is a quote within, as in YAML.
+    /// Whether strings may be unquoted, and `''` is an escaped quote, as in YAML.
     bare: bool,
 }
 
@@ -179,7 +179,7 @@ impl Reader<'_> {
     }
 }
 
-/// A number, or one of Python's words, or any word where that may be.
+/// Parses a number, one of Python's constants, or any word if `bare`.
 fn word_of(word: &str, bare: bool) -> Option<Literal> {
     let is_number = word.starts_with(|c: char| c.is_ascii_digit() || c == '-') && word.parse::<f64>().is_ok();
     match word {
@@ -196,7 +196,7 @@ impl<'de> Deserialize<'de> for Literal {
     }
 }
 
-/// Takes what JSON has. `serde_json::Value` would keep the last of two equal keys, silently.
+/// Visits JSON values. `serde_json::Value` would silently keep only the last of duplicate keys.
 struct Json;
 
 impl<'de> Visitor<'de> for Json {

@@ -1,4 +1,4 @@
-//! Labels in lists and objects, as JSON, Python and YAML have them.
+//! Reads labels from parsed lists and objects of JSON, Python and YAML.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::{lines::is_synset, literal::Literal};
 
-/// In which direction an object goes.
+/// The direction of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// From index to label.
@@ -16,7 +16,7 @@ enum Way {
     Unknown,
 }
 
-/// The keys under which labels are, in the order in which they count.
+/// The keys of objects that contain labels, in order of precedence.
 const KEYS: [(&str, Way); 20] = [
     ("id2label", Way::Forward),
     ("label_names", Way::Unknown),
@@ -24,7 +24,7 @@ const KEYS: [(&str, Way); 20] = [
     ("class_names", Way::Unknown),
     ("classes", Way::Unknown),
     ("labels", Way::Unknown),
-    // Lobe has `{"classes": {"Label": [...]}}`.
+    // Lobe writes `{"classes": {"Label": [...]}}`.
     ("label", Way::Unknown),
     ("categories", Way::Unknown),
     ("label_map", Way::Unknown),
@@ -41,7 +41,7 @@ const KEYS: [(&str, Way); 20] = [
     ("label2id", Way::Reverse),
 ];
 
-/// What an object calls its label, and its index.
+/// The keys of the label and of the index in an object.
 const NAMES: [&str; 7] = ["name", "label", "class_name", "display_name", "displayname", "class", "title"];
 const INDEXES: [&str; 11] = [
     "id",
@@ -60,12 +60,12 @@ const INDEXES: [&str; 11] = [
 const RIGHT: &str = "right is a list of labels, an object from index to label or from label to index, or one \
                      of these under a key such as `names`, `classes` or `id2label`";
 
-/// Whether labels are often under this key.
+/// Returns whether labels are common under this key.
 pub(super) fn is_key(key: &str) -> bool {
     KEYS.iter().any(|(known, _)| key.eq_ignore_ascii_case(known))
 }
 
-/// The labels in the order of the outputs, and whether each had its number.
+/// Returns the labels in the order of the outputs, and whether each had an explicit index.
 pub(super) fn structured(value: &Literal) -> anyhow::Result<(Vec<String>, bool)> {
     let (names, indexed) = read(value, Way::Unknown)?;
     ensure!(!names.is_empty(), "it names no label; {RIGHT}");
@@ -92,7 +92,7 @@ fn read(value: &Literal, way: Way) -> anyhow::Result<(Vec<String>, bool)> {
     }
 }
 
-/// Labels in their order, objects with a label and perhaps an index each, or pairs of both.
+/// Reads a list of labels, of objects with a label and an optional index, or of pairs of both.
 fn listed(list: &[Literal]) -> anyhow::Result<(Vec<String>, bool)> {
     let pair = |item: &Literal| match item {
         Literal::List(pair) => match &pair[..] {
@@ -119,7 +119,7 @@ fn listed(list: &[Literal]) -> anyhow::Result<(Vec<String>, bool)> {
     }
 }
 
-/// The index that an object gives itself.
+/// Returns the index in an object.
 fn index_of(object: &Literal) -> Option<usize> {
     let Literal::Map(fields) = object else { return None };
     INDEXES.iter().find_map(|key| field(fields, key)?.index())
@@ -134,8 +134,9 @@ fn is_number(value: &Literal) -> bool {
     matches!(value, Literal::Number(_))
 }
 
-/// An object from index to label or from label to index. Where both could be, the key above it
-/// decides, or else the type: Keras writes labels as texts and indexes as numbers, even of digits.
+/// Reads an object from index to label or from label to index. If both are possible, the key of the
+/// object decides, or else the types: Keras writes labels as strings, also numeric ones, and
+/// indexes as numbers.
 fn mapped(map: &[(Literal, Literal)], way: Way) -> anyhow::Result<(Vec<String>, bool)> {
     let keys_are = map.iter().all(|(key, _)| key.index().is_some());
     let values_are = map.iter().all(|(_, value)| value.index().is_some());
@@ -152,7 +153,7 @@ fn mapped(map: &[(Literal, Literal)], way: Way) -> anyhow::Result<(Vec<String>, 
     let entry = |(key, value): &(Literal, Literal)| {
         let (index, of) = if is_reverse { (value, key) } else { (key, value) };
         let place = index.index().with_context(|| format!("key {index} is not an index; {RIGHT}"))?;
-        // Beside an index, a number or a word is a label.
+        // In the place of a label, a number or a word is a label.
         let name = match of.scalar() {
             Some(scalar) => scalar.to_owned(),
             None => label(of)?,
@@ -169,8 +170,8 @@ fn mapped(map: &[(Literal, Literal)], way: Way) -> anyhow::Result<(Vec<String>, 
     Ok((in_order(entries, false)?, true))
 }
 
-/// A label is a text. Keras writes it after the id of its WordNet synset, others write several
-/// words for it, or an object.
+/// Reads a label, which is a string, a list or an object. In a list, Keras writes a WordNet synset
+/// id first; others write several words.
 fn label(value: &Literal) -> anyhow::Result<String> {
     let name = match value {
         Literal::Text(text) => Some(text.trim().to_owned()),
@@ -186,13 +187,13 @@ fn label(value: &Literal) -> anyhow::Result<String> {
     name.with_context(|| format!("{value} is not a label; {RIGHT}"))
 }
 
-/// The id of a synset that somebody cut short.
+/// Returns whether this is a truncated synset id.
 fn is_short_id(text: &str) -> bool {
     text.strip_prefix('n')
         .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// Labels by their indexes, without a gap, from zero, or from one where that may be.
+/// Returns the labels ordered by index, without gaps, from zero, or from one if `may_be_from_one`.
 pub(super) fn in_order(
     entries: impl IntoIterator<Item = (usize, String)>,
     may_be_from_one: bool,

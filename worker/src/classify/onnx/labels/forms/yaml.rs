@@ -1,5 +1,6 @@
-//! The part of YAML in which labels are written: a list or a map of plain or quoted texts, by
-//! itself or under a key (`data.yaml` of Ultralytics). All else is refused, not guessed.
+//! Parses the subset of YAML used for labels: a list or a map of plain or quoted strings, at the
+//! top level or under a key (`data.yaml` of Ultralytics). Anything else is refused rather than
+//! guessed.
 
 use anyhow::{Context, bail, ensure};
 
@@ -8,7 +9,7 @@ use super::{
     structured::{is_key, structured},
 };
 
-/// What comes after a key for labels that begins a line.
+/// Returns the text after a key for labels at the start of a line.
 fn after_key(line: &str) -> Option<&str> {
     let (key, rest) = line.split_once(':').filter(|_| !line.starts_with([' ', '\t', '-', '#']))?;
     is_key(key.trim().trim_matches(['"', '\''])).then(|| without_comment(rest))
@@ -63,7 +64,7 @@ pub(super) fn yaml(text: &str) -> anyhow::Result<(Vec<String>, bool)> {
     }
 }
 
-/// A label as it is written: to YAML itself, `no` would be a truth value.
+/// Parses a label as it is written; in YAML itself, `no` would be a boolean.
 fn scalar(text: &str) -> Option<Literal> {
     let text = text.trim();
     if let Some((label, rest)) = quoted(text) {
@@ -77,7 +78,7 @@ fn scalar(text: &str) -> Option<Literal> {
     is_plain.then(|| plain(text.to_owned()))
 }
 
-/// A number, or else a text.
+/// Returns a number, or else a string.
 fn plain(text: String) -> Literal {
     if text.parse::<usize>().is_ok() { Literal::Number(text) } else { Literal::Text(text) }
 }

@@ -1,6 +1,6 @@
-//! A worker in a cloud costs as long as its machine runs, and it is the controller that sends it
-//! home. Where that is gone, with its machine perhaps, an idle worker goes by itself: drained as
-//! ever, and with an exit code by which its unit powers the machine off.
+//! Ends an idle worker when no controller is running. In a cloud, a machine costs money until the
+//! controller stops it. If the controller is gone, an idle worker drains by itself and exits with a
+//! code that makes its systemd unit power off the machine.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,13 +8,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Worker;
 
-/// What the process exits with then (`EX_UNAVAILABLE` of sysexits.h).
+/// The exit code of an abandoned worker (`EX_UNAVAILABLE` of sysexits.h).
 pub const EXIT_ABANDONED: u8 = 69;
-/// How often an idle worker looks for the controller, at most.
+/// Maximum time between two checks by an idle worker.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// Ends, having cancelled `drain`, when nobody needs this worker and nobody would say so, or when
-/// its machine is taken back. Never ends where that is not to be asked.
+/// Cancels `drain` and returns when no controller is running and no job has come for
+/// `worker.abandoned_after`, or when EC2 interrupts the spot instance. Otherwise never returns.
 pub async fn watch(worker: Arc<Worker>, drain: CancellationToken) {
     #[cfg(feature = "aws")]
     tokio::select! {
@@ -41,8 +41,8 @@ async fn without_controller(worker: &Worker, drain: &CancellationToken) {
                 tracing::warn!("no controller is running, and no job came for {idle}: ending");
                 return drain.cancel();
             }
-            // Without a reply nothing is known.
-            Err(error) => tracing::warn!(%error, "whether a controller is running is unknown"),
+            // An error says nothing about the controller.
+            Err(error) => tracing::warn!(%error, "cannot check whether a controller is running"),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What `eirs-worker` understands on its command line. Here and not beside `main`, so that
-//! `eirs man` makes its page.
+//! The command line of `eirs-worker`. It is part of the library, so that `eirs man` can write its
+//! manual page.
 
 use clap::Parser;
 use eirs_platform::daemon::Flags;
@@ -8,7 +8,7 @@ use eirs_platform::daemon::Flags;
 #[derive(Debug, Parser)]
 #[command(name = "eirs-worker", version = eirs_platform::VERSION)]
 pub struct Arguments {
-    /// The flags that every daemon has.
+    /// The flags of every daemon.
     #[command(flatten)]
     pub daemon: Flags,
     /// The instance that this worker is, as the controller knows it [default: the metadata of the

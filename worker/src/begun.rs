@@ -1,7 +1,7 @@
-//! Who is to blame when a worker dies. A delivery that is not the first may be of a job that kills
-//! its workers, or of one that was only held beside it: the queue's count does not distinguish
-//! them, and so it accuses nobody. Such a job is run alone in its worker, and before it begins this
-//! is written down. What was written down and never ended has killed its worker.
+//! Finds jobs that kill their workers. A job that is delivered again may have killed its worker, or
+//! may only have been held by a worker that another job killed; the queue's delivery count does not
+//! distinguish the two. Therefore a redelivered job runs alone in its worker, and the worker stores
+//! a note before it starts. A note that remains means that the job killed the worker.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -13,25 +13,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Worker, retry::retry};
 
-/// How often a job of more than one delivery was begun.
+/// The recorded starts of a redelivered job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Begun {
-    /// Which sending of the image this is about: a later one starts at nothing.
+    /// When the job was sent; a later upload of the image starts at zero.
     sent_at: DateTime<Utc>,
     count: u32,
-    /// Who began it last, and when.
+    /// The worker that started it last, and when.
     worker: String,
     at: DateTime<Utc>,
 }
 
-/// A note that is there as long as the job runs.
+/// A note that exists while the job runs.
 #[derive(Debug, Clone)]
 pub(crate) struct Note {
     key: String,
     before: Option<Begun>,
 }
 
-/// Notes that the job begins; or answers why it must not.
+/// Stores the note before a job starts. The inner error is the reason why the job must not start.
 pub(crate) async fn begin(worker: &Worker, job: &Job) -> Result<std::result::Result<Note, String>> {
     let key = format!("attempts/{}/{}.json", job.model, job.id);
     let before = retry(|| worker.results.get(&key)).await?.and_then(|body| read(&body, job));
@@ -58,8 +58,8 @@ pub(crate) async fn begin(worker: &Worker, job: &Job) -> Result<std::result::Res
     Ok(Ok(Note { key, before }))
 }
 
-/// Whether a job that was begun so often is given up. Its first delivery is not counted here, but
-/// was most probably begun.
+/// Returns whether a job with `begun` notes is given up. The first delivery leaves no note, but is
+/// assumed to have been started.
 fn is_too_many(begun: u32, most: u32) -> bool {
     begun >= most.saturating_sub(1).max(1)
 }
@@ -69,15 +69,16 @@ fn read(body: &Bytes, job: &Job) -> Option<Begun> {
 }
 
 impl Note {
-    /// The job has ended, whatever came of it: nothing is held against it.
+    /// Deletes the note: the job has ended, with any outcome.
     pub(crate) async fn ended(self, worker: &Worker) {
-        // In a cloud a worker may write but not delete; then it notes that nothing was begun.
+        // In a cloud, a worker may write but not delete, so it overwrites the note with an empty
+        // object.
         if worker.results.delete(&self.key).await.is_err() {
-            let _it_counts_once_more = worker.results.put(&self.key, Bytes::from_static(b"{}")).await;
+            let _the_note_remains = worker.results.put(&self.key, Bytes::from_static(b"{}")).await;
         }
     }
 
-    /// The job was begun and is given back, by no fault of its own.
+    /// Restores the previous note: the job is given back, through no fault of its own.
     pub(crate) async fn taken_back(self, worker: &Worker) {
         match &self.before {
             Some(before) => drop(worker.results.put(&self.key, job::encode(before)).await),
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_is_begun_as_often_as_the_settings_say_counting_its_first_delivery_and_alone_at_least_once() {
+    fn a_job_starts_at_most_max_receives_times_and_at_least_once_alone() {
         let runs = |most| 1 + (0..).take_while(|begun| !is_too_many(*begun, most)).count();
         assert_eq!([1, 2, 3, 5, 100].map(runs), [2, 2, 3, 5, 100]);
     }

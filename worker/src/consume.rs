@@ -1,4 +1,4 @@
-//! The loop: takes jobs as long as it may, each in a slot of its own, and drains on request.
+//! The main loop: receives jobs, runs each in its own slot, and drains on request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,11 +8,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{Worker, lease::Lease, process::process, report};
 
-/// What may be done beside a thread that does not come back.
+/// The drain deadline if a thread hangs.
 const STUCK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Serves until `drain` is cancelled and everything held is done or given back. Answers whether all
-/// of it was done.
+/// Serves until `drain` is cancelled and every job is done or given back. Returns whether all jobs
+/// were done.
 pub async fn serve(worker: Arc<Worker>, drain: &CancellationToken) -> bool {
     let stop = CancellationToken::new();
     let heartbeat = tokio::spawn({
@@ -28,8 +28,8 @@ pub async fn serve(worker: Arc<Worker>, drain: &CancellationToken) -> bool {
 
     worker.activity.set_phase(Phase::Draining);
     let held = worker.in_flight();
-    // A thread that does not come back from an image does not do so while others wait for it,
-    // either.
+    // A hanging thread will not finish within the drain deadline either, so the jobs that wait for
+    // it need not wait for long.
     let deadline =
         if worker.pool.is_stuck() { STUCK_PATIENCE } else { worker.settings.worker.drain_deadline };
     tracing::info!(held, "draining: no new jobs; {held} jobs in flight may take {deadline:?}");
@@ -45,8 +45,8 @@ pub async fn serve(worker: Arc<Worker>, drain: &CancellationToken) -> bool {
 
 async fn take_jobs(worker: &Arc<Worker>, jobs: &TaskTracker, drain: &CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-    // After a job of more than one delivery another one may be next: both would be held by a worker
-    // that dies.
+    // The next job may be a redelivered one, too. A worker must not hold two of them, since both
+    // would be affected if it dies.
     let mut one_by_one = false;
     let mut is_deep = false;
     loop {
@@ -78,7 +78,7 @@ async fn take_jobs(worker: &Arc<Worker>, jobs: &TaskTracker, drain: &Cancellatio
         again.sort_by_key(|delivery| std::cmp::Reverse(delivery.receives));
         let Some(alone) = again.pop() else { continue };
         release(worker, again).await;
-        // It may be what its last worker died of: it runs when nothing else does.
+        // It may have killed its last worker, so it runs alone.
         let lease = worker.leases.hold(alone.receipt.clone());
         drop(slots);
         match drain.run_until_cancelled(all_slots(worker)).await.flatten() {
@@ -88,34 +88,35 @@ async fn take_jobs(worker: &Arc<Worker>, jobs: &TaskTracker, drain: &Cancellatio
     }
 }
 
-/// Waits until a job can be started that is asked for now: a lease must not age in a buffer.
-/// Answers the free slots, and how many of them must stay free; nothing where the worker drains.
+/// Waits until a job can start as soon as it is received, since a lease must not run out in a
+/// buffer. Returns the free slots and the number of them that must stay free, or `None` when the
+/// worker drains.
 async fn free_slots(
     worker: &Worker,
     is_deep: bool,
     drain: &CancellationToken,
 ) -> Option<(OwnedSemaphorePermit, usize)> {
     if worker.health.failing().is_some() {
-        // One job at a time, and a pause before each.
+        // One job at a time, with a pause before each.
         let slots = drain.run_until_cancelled(all_slots(worker)).await.flatten()?;
         drain.run_until_cancelled(tokio::time::sleep(worker.health.pause())).await?;
         return Some((slots, 0));
     }
-    // A job more than can be worked on is fetched while another is looked at; that pays where jobs
-    // are short. Where they are long, it would only be kept from workers that have nothing to do.
+    // While jobs are being classified, the next one is fetched. That pays if jobs are short; a long
+    // job would only be kept from idle workers.
     let reserve = if worker.activity.jobs_are_short() {
         0
     } else {
         worker.slot_count.saturating_sub(worker.pool.at_once())
     };
-    // A queue that bills calls is asked for several at once where it has them, and where slots
-    // become free quickly.
+    // If the queue bills each call, the worker asks for several jobs at once if the queue has many
+    // and slots become free quickly.
     let is_billed = worker.requests.in_database().is_none();
     let several =
         if is_deep && is_billed && worker.activity.jobs_are_short() { worker.slot_count / 8 } else { 1 };
     let first = worker.slots.clone().acquire_many_owned(several.clamp(1, 10) + reserve);
     let mut slots = drain.run_until_cancelled(first).await.and_then(Result::ok)?;
-    // Those that became free while the last question was asked: nobody waits for more.
+    // Also takes the slots that became free during the last call, without waiting for more.
     while let Ok(slot) = worker.slots.clone().try_acquire_owned() {
         slots.merge(slot);
     }
@@ -126,7 +127,7 @@ async fn all_slots(worker: &Worker) -> Option<OwnedSemaphorePermit> {
     worker.slots.clone().acquire_many_owned(worker.slot_count).await.ok()
 }
 
-/// Gives back what was received and not begun.
+/// Gives back jobs that were received but not started.
 async fn release(worker: &Worker, deliveries: Vec<Delivery>) {
     if deliveries.is_empty() {
         return;
@@ -166,7 +167,7 @@ fn start_held(
     });
 }
 
-/// The deadline of the drain has passed.
+/// Gives back all jobs after the drain deadline.
 async fn give_back(worker: &Worker) {
     let receipts = worker.leases.held();
     if let Some(note) = worker.note_begun(None) {
@@ -180,6 +181,6 @@ async fn give_back(worker: &Worker) {
     if let Err(error) = worker.requests.release(&receipts).await {
         tracing::warn!(%error, "jobs could not be given back; they return when their leases expire");
     }
-    // What still runs must not start another job with a slot that becomes free.
+    // A running job must not start another one when its slot becomes free.
     Semaphore::close(&worker.slots);
 }

@@ -1,7 +1,7 @@
-//! What became of a job so far, where it failed. It travels with the job, in its message: a job
-//! that failed is sent once more and the old message is acked. So it goes to the end of the line,
-//! any worker can go on with it, and the queue's own count of deliveries, which leads to the dead
-//! letters, starts again: an outage buries nothing.
+//! The failed attempts at a job, which are kept in its message: a failed job is sent again with one
+//! more failure, and the old message is acked. The job goes to the end of the queue, any worker can
+//! take it, and the queue's delivery count, which limits redeliveries, starts again. So an outage
+//! creates no dead letters.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -10,46 +10,47 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// The member of the message. Programs that do not know it pass it over.
+/// The member of the message; programs that do not know it ignore it.
 const MEMBER: &str = "failed";
-/// A job that failed rests so long before the first further attempt, then twice as long, and so on.
+/// The wait before the second attempt; it doubles with each failure.
 const FIRST_REST: Duration = Duration::from_millis(250);
 const LONGEST_REST: Duration = Duration::from_secs(60);
-/// From one failure to the next no more than this counts: a wall clock that leaps by a week ends no
-/// retries, nor does a queue that was long.
+/// The most that the time between two failures counts, so that neither a clock that jumps by a week
+/// nor a long backlog ends the retries.
 const LONGEST_STEP: Duration = Duration::from_secs(300);
-/// The number of characters of a cause that are kept.
+/// Maximum length of a stored cause, in characters.
 const CAUSE_CHARS: usize = 2000;
 
 /// The failed attempts at a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Failures {
-    /// How many there were.
+    /// The number of failures.
     pub(crate) count: u32,
-    /// When the first was, ...
+    /// The time of the first failure.
     pub(crate) since: DateTime<Utc>,
-    /// ... and when the last; nothing in messages of a time without.
+    /// The time of the last failure; `None` in messages of older versions.
     #[serde(default)]
     last: Option<DateTime<Utc>>,
-    /// For how long it has failed, by clocks that may leap: no wait between two failures counts for
-    /// more than [`LONGEST_STEP`].
+    /// The total time between failures, in milliseconds, where each interval counts for at most
+    /// [`LONGEST_STEP`].
     #[serde(default)]
     lasted_ms: u64,
-    /// How many of them took a worker with them.
+    /// The number of failures that killed a worker.
     #[serde(default)]
     pub(crate) fatal: u32,
-    /// What the last one failed of.
+    /// The cause of the last failure.
     pub(crate) why: String,
 }
 
 impl Failures {
-    /// Those that a message tells of. What cannot be read is as good as absent: the job is tried.
+    /// Reads the failures of a message. If they cannot be parsed, the job is tried as if it had
+    /// none.
     fn of(message: &Map<String, Value>) -> Option<Self> {
         serde_json::from_value(message.get(MEMBER)?.clone()).ok()
     }
 
-    /// With one more, and the message that says so. Members that this version does not know stay in
-    /// it.
+    /// Adds a failure; returns the failures and the new message. Unknown members stay in the
+    /// message.
     pub(crate) fn one_more(body: &[u8], now: DateTime<Utc>, why: &str, is_fatal: bool) -> (Self, Bytes) {
         let mut message: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
         let before = Self::of(&message);
@@ -65,7 +66,7 @@ impl Failures {
         (failures, job::encode(&message))
     }
 
-    /// For how long it has failed.
+    /// Returns how long the job has been failing.
     pub(crate) fn lasted(&self, now: DateTime<Utc>) -> Duration {
         let passed = |since: DateTime<Utc>| (now - since).to_std().unwrap_or_default();
         match self.last {
@@ -74,8 +75,8 @@ impl Failures {
         }
     }
 
-    /// Why it is given up, if it is: it failed for as long as retries may go on, or took too many
-    /// workers.
+    /// Returns the reason to give the job up, if it has failed for `retry_for` or killed
+    /// `most_fatal` workers.
     pub(crate) fn verdict(&self, now: DateTime<Utc>, retry_for: Duration, most_fatal: u32) -> Option<String> {
         let (count, why) = (self.count, &self.why);
         let lasted = self.lasted(now);
@@ -90,7 +91,7 @@ impl Failures {
         (lasted >= retry_for).then(|| format!("{count} {attempts} failed within {shown}; the last: {why}"))
     }
 
-    /// How long it rests before the next attempt, which comes before retries end.
+    /// Returns the wait before the next attempt, which is cut at the end of the retries.
     pub(crate) fn rest(&self, now: DateTime<Utc>, retry_for: Duration) -> Duration {
         let rest = FIRST_REST.saturating_mul(1 << self.count.min(16)).min(LONGEST_REST);
         rest.min(retry_for.saturating_sub(self.lasted(now)))
@@ -111,7 +112,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn failures_add_up_in_the_message_and_leave_the_rest_of_it_alone() {
+    fn failures_add_up_in_the_message_and_the_rest_of_it_stays() {
         let body = br#"{"v":1,"name":"a","colour":"blue"}"#;
         let (first, body) = Failures::one_more(body, at(10), "away", false);
         assert_eq!((first.count, first.since, first.fatal), (1, at(10), 0));
@@ -125,20 +126,20 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_given_up_when_it_failed_for_as_long_as_retries_may_go_on_and_not_for_their_number() {
+    fn a_job_is_given_up_after_retry_for_whatever_the_number_of_attempts() {
         let why = || "the backend is away".into();
         let failed =
             |count, fatal| Failures { count, since: at(0), last: None, lasted_ms: 0, fatal, why: why() };
         assert_eq!(failed(1000, 0).verdict(at(3599), HOUR, 5), None);
         let reason = failed(40, 0).verdict(at(3600), HOUR, 5).unwrap();
         assert_eq!(reason, "40 attempts failed within 1h; the last: the backend is away");
-        assert!(failed(1, 0).verdict(at(0), Duration::ZERO, 5).is_some(), "no retries at all");
+        assert!(failed(1, 0).verdict(at(0), Duration::ZERO, 5).is_some(), "`retry_for = 0` allows no retry");
         assert!(failed(5, 5).verdict(at(1), HOUR, 5).unwrap().contains("5 of them killed a worker"));
         assert_eq!(failed(5, 4).verdict(at(1), HOUR, 5), None);
     }
 
     #[test]
-    fn a_leap_of_the_clock_ends_no_retries() {
+    fn a_jump_of_the_clock_does_not_end_the_retries() {
         let week = 7 * 24 * 3600;
         let mut body = Bytes::from_static(b"{}");
         let (mut failures, mut true_time) = (None, 0);
@@ -149,20 +150,20 @@ mod tests {
             assert_eq!(seen.verdict(now, HOUR, 5), None, "attempt {attempt}");
             (failures, body) = (Some(seen), next);
         }
-        // And without leaps they end after an hour that was seen to pass.
+        // Without jumps, they end after an hour.
         let mut failures = failures.unwrap();
         let mut now = 3 * week + true_time;
         while failures.verdict(at(now), HOUR, 5).is_none() {
             now += 60;
             (failures, body) = Failures::one_more(&body, at(now), "away", false);
-            assert!(failures.count < 100, "they never end");
+            assert!(failures.count < 100, "the retries never end");
         }
         assert!(failures.count > 40, "{failures:?}");
     }
 
     proptest! {
         #[test]
-        fn rests_grow_to_a_minute_and_end_when_retries_do(count in 1u32..1000, passed in 0i64..8000) {
+        fn waits_grow_to_a_minute_and_end_with_the_retries(count in 1u32..1000, passed in 0i64..8000) {
             let failures =
                 Failures { count, since: at(0), last: None, lasted_ms: 0, fatal: 0, why: String::new() };
             let rest = failures.rest(at(passed), HOUR);

@@ -1,6 +1,5 @@
-//! Whether what this worker does comes to anything. One that fails for everything takes no more
-//! jobs than it needs to find out whether it works again: the others stay in the queue, for workers
-//! that can do them.
+//! Detects that every job fails on this worker. Such a worker only takes the jobs that it needs to
+//! notice its recovery; the others stay in the queue for workers that can do them.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -10,11 +9,11 @@ use std::{
 use eirs_platform::backoff::Backoff;
 use tokio::{sync::Notify, time::Instant};
 
-/// From this many failures in a row it is no accident.
+/// Number of consecutive failures after which the worker is failing.
 const FAILING_AFTER: u32 = 3;
-/// A failing worker tries one job after so long, then after twice as long, ...
+/// A failing worker first waits this long before it tries one job, then twice as long at a time.
 const FIRST_PROBE: Duration = Duration::from_millis(500);
-/// ... up to this. So long it takes at most until the end of an outage is noticed.
+/// The longest of these waits, and so the longest time until it notices the end of an outage.
 const LAST_PROBE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -42,7 +41,7 @@ impl Health {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A job came to an end; answers whether that is news.
+    /// Notes that a job ended; returns whether the worker was failing before.
     pub(crate) fn works(&self) -> bool {
         let mut inner = self.lock();
         let was_failing = inner.in_a_row >= FAILING_AFTER;
@@ -55,7 +54,7 @@ impl Health {
         was_failing
     }
 
-    /// A job failed; answers whether it is news that everything does.
+    /// Notes that a job failed; returns whether the worker is failing from now on.
     pub(crate) fn fails(&self, why: &str) -> bool {
         let mut inner = self.lock();
         inner.in_a_row = inner.in_a_row.saturating_add(1);
@@ -69,27 +68,27 @@ impl Health {
         is_news
     }
 
-    /// Why everything fails; `None` where it does not.
+    /// Returns the last cause if the worker is failing.
     pub(crate) fn failing(&self) -> Option<String> {
         let inner = self.lock();
         (inner.in_a_row >= FAILING_AFTER).then(|| inner.why.clone())
     }
 
-    /// For how long everything has failed.
+    /// Returns how long the worker has been failing.
     pub(crate) fn failing_for(&self) -> Option<Duration> {
         let inner = self.lock();
         inner.since.filter(|_| inner.in_a_row >= FAILING_AFTER).map(|since| since.elapsed())
     }
 
-    /// How long to wait before the next job is tried; nothing where all is well.
+    /// Returns the wait before the next job; zero unless the worker is failing.
     pub(crate) fn pause(&self) -> Duration {
         let mut inner = self.lock();
         if inner.in_a_row < FAILING_AFTER { Duration::ZERO } else { inner.probes.next_wait() }
     }
 
-    /// Waits so long, or until it is known that everything fails.
+    /// Waits for `time`, or until the worker is failing.
     pub(crate) async fn rest(&self, time: Duration) {
-        // Registered before the look, so that a change in between is not missed.
+        // Registers before the check, so that no change in between is missed.
         let changed = self.changed.notified();
         if self.failing().is_none() {
             let _either = tokio::time::timeout(time, changed).await;
@@ -102,7 +101,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn failures_in_a_row_make_a_failing_worker_and_one_success_ends_that() {
+    async fn three_consecutive_failures_make_a_worker_failing_until_a_success() {
         let health = Health::new();
         assert!(!health.fails("a") && !health.fails("b") && health.failing().is_none());
         assert!(!health.works(), "no news");
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failing_worker_pauses_ever_longer_up_to_a_limit_and_a_working_one_not_at_all() {
+    async fn a_failing_worker_pauses_ever_longer_and_a_healthy_one_never() {
         let health = Health::new();
         assert_eq!(health.pause(), Duration::ZERO);
         for _ in 0..3 {
@@ -128,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_rest_ends_when_everything_fails() {
+    async fn a_rest_ends_when_the_worker_starts_failing() {
         let health = Health::new();
         let start = Instant::now();
         let fail = async {

@@ -1,5 +1,5 @@
-//! Who this worker is, where it runs on an instance of EC2: the instance's metadata tells, with the
-//! tags that setup and the controller have written.
+//! The identity of a worker on an EC2 instance, from the instance's metadata and the tags that
+//! setup and the controller write.
 
 use std::time::Duration;
 
@@ -13,23 +13,22 @@ use eirs_platform::{
 
 use crate::Identity;
 
-/// The metadata are a service of the machine itself; right after a boot its network may not be up
-/// yet.
+/// Attempts to read the metadata. Right after a boot, the network may not be up yet.
 const ATTEMPTS: u32 = 10;
 
-/// What an instance is to a worker on it.
+/// The state of an instance, as seen by a worker on it.
 #[derive(Debug, Clone)]
 pub enum Instance {
-    /// The controller's, and the worker serves; or one that an update tries.
+    /// The worker serves: the instance belongs to the controller, or an update tries it.
     HandedOver(Identity),
-    /// Being built or parked: a job taken here would never be done.
+    /// The instance is being built or parked: a job taken here would not be completed.
     NotHandedOver {
-        /// The instance.
+        /// The id of the instance.
         id: String,
     },
 }
 
-/// Reads the metadata of the instance.
+/// Reads the identity from the metadata of this instance.
 pub async fn of_instance() -> Result<Instance> {
     let metadata = Metadata(Client::builder().max_attempts(3).build());
     let id = metadata.must("instance-id").await?;
@@ -43,7 +42,7 @@ pub async fn of_instance() -> Result<Instance> {
     Ok(Instance::HandedOver(Identity { instance: id, generation, model, is_tried }))
 }
 
-/// Which start of the instance this is.
+/// Returns the generation (boot) of this instance.
 pub async fn generation() -> Result<String> {
     Metadata(Client::builder().max_attempts(3).build()).generation().await
 }
@@ -56,8 +55,8 @@ impl Metadata {
         Ok(self.tag(tag::GENERATION).await?.unwrap_or_else(|| tag::BY_HAND.to_owned()))
     }
 
-    /// A tag of the instance. Where none is readable, `InstanceMetadataTags` is not enabled, or
-    /// there is none.
+    /// Returns a tag of the instance. `None` if there is no such tag, or if `InstanceMetadataTags`
+    /// is not enabled.
     async fn tag(&self, key: &str) -> Result<Option<String>> {
         let value = self.get(&format!("tags/instance/{key}")).await?;
         Ok(value.filter(|value| !value.is_empty()))
@@ -67,7 +66,7 @@ impl Metadata {
         self.get(path).await?.ok_or_else(|| Error::broken(reading(path), "there is none"))
     }
 
-    /// What is not there is `None`.
+    /// Returns `None` for a path that does not exist.
     async fn get(&self, path: &str) -> Result<Option<String>> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         let mut attempt = 1;

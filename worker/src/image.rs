@@ -1,14 +1,15 @@
-//! Images from strangers: recognised by content, judged by their header before memory is taken,
-//! decoded to 8 bits a sample and resized to the square that a model sees.
+//! Decodes images from untrusted sources: detects the format by content, checks the size in the
+//! header before allocating memory, decodes to 8 bits per sample and resizes to the square input of
+//! a model.
 //!
-//! What is read follows Pillow's `convert("RGB")`, since models are trained on what Pillow reads:
-//! alpha is dropped and not blended, samples of 16 bits keep their high byte, CMYK is taken as
-//! Adobe writes it (inverted), colour profiles are ignored unless a setting asks for sRGB, an
-//! animation is its first frame. The orientation that EXIF or XMP gives is applied, as torchvision
-//! users do by hand.
+//! Pixels are those of Pillow's `convert("RGB")`, since models are trained on what Pillow reads:
+//! alpha is dropped and not blended, samples of 16 bits keep their high byte, CMYK is read as Adobe
+//! writes it (inverted), colour profiles are ignored unless a setting asks for sRGB, and an
+//! animation is its first frame. In addition, the orientation from EXIF or XMP is applied, as users
+//! of torchvision do in their own code.
 //!
-//! Who changes the pixels of any image raises `DECODER` in `platform/src/version.rs`: stored
-//! results are of the pixels of before.
+//! After a change that affects the pixels of any image, increase `DECODER` in
+//! `platform/src/version.rs`: stored results belong to the old pixels.
 
 mod bmp;
 mod colour;
@@ -48,41 +49,40 @@ pub use image::metadata::Orientation;
 pub use resize::Resizer;
 pub use view::View;
 
-/// What a decoder may take for chunks beside the pixels (colour profiles, texts), in bytes.
+/// Maximum memory of a decoder for chunks other than pixels (colour profiles, texts), in bytes.
 const SIDE_CHUNKS_MAX_BYTES: u64 = 64 << 20;
 
 const CUT_SHORT: &str = "is cut short";
 
-/// A buffer above this is given back after use, so that one huge image does not hold its memory for
-/// ever, in bytes.
+/// A larger buffer is freed after use, so that one huge image does not keep its memory, in bytes.
 const KEPT_BUFFER_MAX_BYTES: usize = 16 << 20;
 
-/// Why an image gives no pixels, as a sentence for the uploader where it is the image's fault.
+/// The reason why an image cannot be decoded; a sentence for the client if it is the image's fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// It never will.
+    /// The image is invalid.
     #[error("{0}")]
     Never(String),
-    /// This machine is short of memory; another attempt may work.
+    /// This machine is short of memory; another attempt may succeed.
     #[error("no memory for an image of {0} bytes")]
     NoMemory(usize),
 }
 
-/// What may be decoded, and how large.
+/// What to decode, and the maximum size.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The most pixels of an image.
+    /// Maximum number of pixels of an image.
     pub max_pixels: u64,
-    /// What will be seen of it, so that the rest need not be decoded. `None` decodes everything in
-    /// full.
+    /// The part that the model sees, so that the rest need not be decoded. `None` decodes
+    /// everything in full.
     pub view: Option<View>,
-    /// What is seen behind transparent pixels.
+    /// The background of transparent pixels.
     pub alpha: Alpha,
-    /// What becomes of a colour profile.
+    /// The handling of colour profiles.
     pub colour: Colour,
 }
 
-/// Decoded pixels: rows from the top, samples of 8 bits, interleaved, no padding.
+/// Decoded pixels: rows from the top, 8 bits per sample, interleaved, no padding.
 #[derive(Debug)]
 pub struct Pixels {
     width: u32,
@@ -91,23 +91,24 @@ pub struct Pixels {
     orientation: Orientation,
     place: Place,
     samples: Vec<u8>,
-    /// The samples are amounts of cyan, magenta, yellow and black, until `colour` converts them.
+    /// Whether the samples are amounts of cyan, magenta, yellow and black, until `colour` converts
+    /// them.
     are_inks: bool,
-    /// The memory that is taken for it, until it is forgotten.
+    /// The memory reserved for the image, until it is recycled.
     part: Option<memory::Part>,
-    /// It is part of a larger picture, which has taken its memory.
+    /// Whether these pixels are part of a larger image, which has reserved the memory.
     is_within: bool,
 }
 
-/// Which part of a stored picture some pixels are.
+/// The position of decoded pixels in the stored image.
 #[derive(Debug, Clone, Copy, Default)]
 struct Place {
-    /// The first column and row of it.
+    /// The first column and row.
     left: u32,
     top: u32,
-    /// One sample is the mean of this number of columns and rows.
+    /// Each sample is the mean of a square of this width and height.
     fraction: u32,
-    /// Columns and rows of the picture in full.
+    /// The width and height of the full image.
     whole: (u32, u32),
 }
 
@@ -128,27 +129,27 @@ impl Default for Pixels {
 }
 
 impl Pixels {
-    /// Columns as stored, before the orientation is applied, of what was decoded.
+    /// Returns the number of decoded columns, as stored, before the orientation is applied.
     pub fn width(&self) -> u32 {
         self.width
     }
 
-    /// Rows as stored, before the orientation is applied, of what was decoded.
+    /// Returns the number of decoded rows, as stored, before the orientation is applied.
     pub fn height(&self) -> u32 {
         self.height
     }
 
-    /// Samples of one pixel: grey, grey and alpha, red green blue, or those and alpha.
+    /// Returns the number of samples per pixel: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
     pub fn channels(&self) -> usize {
         self.channels
     }
 
-    /// How the stored pixels must be turned to be seen upright.
+    /// Returns the transformation that turns the stored pixels upright.
     pub fn orientation(&self) -> Orientation {
         self.orientation
     }
 
-    /// Width and height of the upright picture in full.
+    /// Returns the width and height of the full image when it is upright.
     pub fn upright(&self) -> (f64, f64) {
         let (width, height) = self.place.whole;
         let (width, height) =
@@ -156,18 +157,18 @@ impl Pixels {
         (width.into(), height.into())
     }
 
-    /// Says how the stored pixels must be turned, whatever the file says.
+    /// Overrides the orientation of the file.
     pub fn turn(&mut self, orientation: Orientation) {
         self.orientation = orientation;
     }
 
-    /// The samples.
+    /// Returns the samples.
     pub fn samples(&self) -> &[u8] {
         &self.samples
     }
 
-    /// Forgets an image: others may have its memory, and an unusually large buffer goes back to the
-    /// system.
+    /// Releases the image: its reserved memory is free for others, and an unusually large buffer is
+    /// freed.
     pub fn recycle(&mut self) {
         self.part = None;
         if self.samples.capacity() > KEPT_BUFFER_MAX_BYTES {
@@ -175,8 +176,8 @@ impl Pixels {
         }
     }
 
-    /// Describes a new image and makes room for its samples, or says that there is none. Decoding
-    /// takes `beside` bytes beside them.
+    /// Starts a new image and allocates its samples, or fails if there is no memory. `beside` is
+    /// the number of bytes that decoding needs in addition.
     fn start(
         &mut self,
         width: u32,
@@ -199,8 +200,8 @@ impl Pixels {
     }
 }
 
-/// Decodes an image into `pixels`, whose buffer is used again. Bytes from strangers may do anything
-/// here but harm: a decoder that panics has met an image that cannot be read.
+/// Decodes an image into `pixels`, whose buffer is reused. Input is untrusted: if a decoder panics,
+/// the image is reported as damaged.
 pub fn decode(bytes: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), Unreadable> {
     let kind = Kind::of(bytes);
     let Kind::Read(format) = kind else { return Err(not_read(kind)) };
@@ -256,8 +257,8 @@ pub fn decode(bytes: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), U
     }
 }
 
-/// Refuses an image with more pixels than allowed. `decode` does this by itself; this is for those
-/// who do not decode.
+/// Refuses an image with more than `max_pixels` pixels. `decode` includes this check; this is for
+/// callers that do not decode.
 pub fn check_pixels(bytes: &[u8], max_pixels: u64) -> Result<(), Unreadable> {
     match Format::of(bytes).and_then(|format| dimensions(format, bytes)) {
         Some((width, height)) => check_size(width, height, max_pixels),
@@ -265,13 +266,13 @@ pub fn check_pixels(bytes: &[u8], max_pixels: u64) -> Result<(), Unreadable> {
     }
 }
 
-/// Columns and rows by the header.
+/// Returns the width and height from the header.
 fn dimensions(format: Format, bytes: &[u8]) -> Option<(u32, u32)> {
     let file = Cursor::new(bytes);
     let size = catch_unwind(|| match format {
         Format::Jpeg => jpeg::dimensions(bytes),
         Format::Png => PngDecoder::with_limits(file, png_room()).ok().map(|png| png.dimensions()),
-        // One by one is what there is where nothing is announced.
+        // 1 x 1 is the default of a file that announces no size.
         Format::WebP => Some(webp::survey(bytes))
             .map(|survey| (survey.width, survey.height))
             .filter(|size| *size != (1, 1)),
@@ -286,8 +287,7 @@ fn dimensions(format: Format, bytes: &[u8]) -> Option<(u32, u32)> {
     size.ok().flatten()
 }
 
-/// Puts white or black behind transparent pixels. Their alpha stays where it is, and is looked at
-/// by nobody.
+/// Blends transparent pixels with white or black. The alpha samples remain, and are ignored.
 fn lay_on_ground(pixels: &mut Pixels, alpha: Alpha) {
     let ground = match alpha {
         Alpha::Drop => return,
@@ -307,16 +307,16 @@ fn lay_on_ground(pixels: &mut Pixels, alpha: Alpha) {
     }
 }
 
-/// Bytes that are no image, or one of a kind that is not read.
+/// Refuses bytes that are not an image, or of an unsupported format.
 fn not_read(kind: Kind) -> Unreadable {
     Unreadable::Never(kind.refusal().unwrap_or_default())
 }
 
-/// Adds to a refusal how large the image is, and where it ends or what of it is not read.
+/// Adds the size of the image to an error, and where the file ends or which part cannot be decoded.
 fn with_size(format: Format, bytes: &[u8], error: Unreadable) -> Unreadable {
     let Unreadable::Never(why) = &error else { return error };
     let Some(what) = why.strip_prefix(&format!("the {format} image ")) else { return error };
-    // A damaged chunk says more than what became of its content.
+    // A damaged chunk says more than the errors that follow from it.
     let damage = if format == Format::Png && what != CUT_SHORT { png::damage(bytes) } else { None };
     let damage = damage.map(|what| format!("cannot be decoded: {what}"));
     let what = damage.as_deref().unwrap_or(what);
@@ -332,14 +332,15 @@ fn with_size(format: Format, bytes: &[u8], error: Unreadable) -> Unreadable {
     Unreadable::Never(format!("the {format} image{size} {what}{end}"))
 }
 
-/// Colour profiles and texts of a PNG are compressed, and can be bombs of their own.
+/// Returns the limits for colour profiles and texts of a PNG, which are compressed and can be
+/// decompression bombs.
 fn png_room() -> image::Limits {
     let mut room = image::Limits::no_limits();
     room.max_alloc = Some(SIDE_CHUNKS_MAX_BYTES);
     room
 }
 
-/// Decodes with one of the decoders of the `image` crate.
+/// Decodes with a decoder of the `image` crate.
 fn read(
     format: Format,
     decoder: impl ImageDecoder,
@@ -363,8 +364,8 @@ fn read(
             )));
         }
     };
-    // PNG is decoded in place, the others into memory of their own first: at most four samples for
-    // each pixel.
+    // PNG is decoded in place. The others need a buffer of their own first, of at most four samples
+    // per pixel.
     let beside = match format {
         Format::Png => 0,
         _ => u64::from(width) * u64::from(height) * 4 * bytes_each as u64,
@@ -377,7 +378,7 @@ fn read(
     Ok(())
 }
 
-/// Turns native-endian samples of 16 bits into their high bytes, in place.
+/// Replaces native-endian samples of 16 bits with their high bytes, in place.
 fn keep_high_bytes(samples: &mut Vec<u8>) {
     let half = samples.len() / 2;
     for index in 0..half {
@@ -386,7 +387,7 @@ fn keep_high_bytes(samples: &mut Vec<u8>) {
     samples.truncate(half);
 }
 
-/// Refuses an empty or too large image, naming its size and the limit.
+/// Refuses an image that is empty or too large, with its size and the limit.
 fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), Unreadable> {
     let has = u64::from(width) * u64::from(height);
     if has == 0 {
@@ -400,12 +401,11 @@ fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), Unreadable
     Ok(())
 }
 
-/// What an uploader is told when a decoder gives up.
+/// Converts the error of a decoder into a sentence for the client.
 fn broken(format: Format, error: image::ImageError) -> Unreadable {
     use std::error::Error;
 
-    // A decoder that runs out of bytes says so in many ways, none of which means much to somebody
-    // who sent a photo.
+    // Decoders report a premature end in many ways, none of which helps a client that sent a photo.
     let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
     while let Some(inner) = cause {
         let ends = inner
@@ -422,7 +422,7 @@ fn broken(format: Format, error: image::ImageError) -> Unreadable {
         }
         _ => {
             let text = error.to_string();
-            // All of the crate's messages begin with the format, which was said.
+            // All messages of the crate begin with the format, which is in the sentence already.
             let why =
                 text.strip_prefix("Format error decoding ").and_then(|text| Some(text.split_once(": ")?.1));
             Unreadable::Never(format!("the {format} image cannot be decoded: {}", why.unwrap_or(&text)))
@@ -430,7 +430,7 @@ fn broken(format: Format, error: image::ImageError) -> Unreadable {
     }
 }
 
-/// What an uploader is told of an image whose end is missing.
+/// Returns the error for an image whose end is missing.
 fn cut_short(format: Format) -> Unreadable {
     Unreadable::Never(format!("the {format} image {CUT_SHORT}"))
 }

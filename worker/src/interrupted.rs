@@ -1,7 +1,7 @@
-//! EC2 takes a spot instance back with two minutes' notice, which is in the instance's metadata
-//! (EC2 user guide, "Spot Instance interruption notices", which advises to look every five seconds;
-//! read on 2026-11-30). The worker drains as ever then, and what it holds is done or given back
-//! before the machine is gone.
+//! Drains when EC2 interrupts a spot instance. The notice appears in the instance's metadata two
+//! minutes before (EC2 user guide, "Spot Instance interruption notices", which recommends checking
+//! every five seconds; read on 2026-11-30). The worker drains as usual: its jobs are done or given
+//! back before the machine stops.
 
 use std::time::Duration;
 
@@ -13,8 +13,7 @@ use crate::Worker;
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Ends, having cancelled `drain`, when the instance is taken back. Never ends where it is no spot
-/// instance.
+/// Cancels `drain` and returns when EC2 interrupts the instance. Never returns on other instances.
 pub(crate) async fn watch(worker: &Worker, drain: &CancellationToken) {
     let metadata = Client::builder().max_attempts(3).build();
     let get = async |path: &str| {
@@ -29,7 +28,7 @@ pub(crate) async fn watch(worker: &Worker, drain: &CancellationToken) {
     }
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        // There is none until there is a notice.
+        // The path does not exist until there is a notice.
         if let Some(notice) = get("spot/instance-action").await {
             tracing::warn!(notice, "EC2 takes this spot instance back: draining");
             return drain.cancel();

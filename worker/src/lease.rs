@@ -1,5 +1,5 @@
-//! Keeps leased jobs ours. One task renews all leases together, in one call; a lease that is
-//! dropped is renewed no more.
+//! Renews the leases of held jobs. One task renews all leases in one call; a dropped lease is not
+//! renewed any more.
 
 use std::{
     collections::HashMap,
@@ -14,11 +14,10 @@ use eirs_platform::queue::{Receipt, SharedQueue};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// How long a job that has just ended may still be held here: its ack is committed, and its lease
-/// is dropped in a moment.
+/// How long a job may still be held after its ack, until its lease is dropped.
 const ENDING: Duration = Duration::from_millis(200);
 
-/// All the leases of this worker.
+/// All leases of this worker.
 #[derive(Debug)]
 pub(crate) struct Leases {
     requests: SharedQueue,
@@ -29,15 +28,15 @@ pub(crate) struct Leases {
 
 type Held = Arc<Mutex<HashMap<Receipt, CancellationToken>>>;
 
-/// Of those held that have their result stored.
+/// The held jobs whose results are stored.
 #[derive(Debug, Default)]
 struct Endings {
     count: AtomicUsize,
-    /// One more is, or one is held no more.
+    /// Signals that a job's result was stored, or that a lease was dropped.
     fewer_under_way: Notify,
 }
 
-/// One leased job. It is renewed until this is dropped.
+/// The lease of one job, which is renewed until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) receipt: Receipt,
@@ -46,7 +45,7 @@ pub(crate) struct Lease {
     ending: Arc<Endings>,
 }
 
-/// A job whose result is stored, as long as this is there.
+/// A held job whose result is stored, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Ending(Arc<Endings>);
 
@@ -61,22 +60,22 @@ impl Leases {
         Lease { receipt, lost, held: self.held.clone(), ending: self.ending.clone() }
     }
 
-    /// What is held now.
+    /// Returns the receipts of the held jobs.
     pub(crate) fn held(&self) -> Vec<Receipt> {
         lock(&self.held).keys().cloned().collect()
     }
 
-    /// How many are held now.
+    /// Returns the number of held jobs.
     pub(crate) fn count(&self) -> usize {
         lock(&self.held).len()
     }
 
-    /// How many of these have no result stored yet.
+    /// Returns the number of held jobs whose results are not stored yet.
     pub(crate) fn under_way(&self) -> usize {
         self.count().saturating_sub(self.ending.count.load(Ordering::Relaxed))
     }
 
-    /// Ends when every job that is held has its result stored.
+    /// Waits until the results of all held jobs are stored.
     pub(crate) async fn all_ending(&self) {
         loop {
             let mut changed = std::pin::pin!(self.ending.fewer_under_way.notified());
@@ -88,7 +87,7 @@ impl Leases {
         }
     }
 
-    /// Renews everything that is held, until `stop`.
+    /// Renews all leases until `stop`.
     pub(crate) async fn keep_alive(&self, stop: &CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(self.heartbeat)).await.is_some() {
             let receipts = self.held();
@@ -101,13 +100,13 @@ impl Leases {
                     let _stopped = stop.run_until_cancelled(tokio::time::sleep(ENDING)).await;
                     self.lose(&lost);
                 }
-                // The visibility time-out is more than two heartbeats: the next one is in time.
+                // The lease lasts more than two heartbeats, so the next renewal is in time.
                 Err(error) => tracing::warn!(%error, "leases could not be renewed"),
             }
         }
     }
 
-    /// Tells those that are still held that they were lost. The others had been acked.
+    /// Marks the leases that are still held as lost; the other jobs were acked meanwhile.
     fn lose(&self, lost: &[Receipt]) {
         let held = lock(&self.held);
         for (receipt, lease) in lost.iter().filter_map(|receipt| held.get_key_value(receipt)) {
@@ -118,12 +117,12 @@ impl Leases {
 }
 
 impl Lease {
-    /// Whether another worker may have the job now.
+    /// Returns whether another worker may have the job.
     pub(crate) fn is_lost(&self) -> bool {
         self.lost.is_cancelled()
     }
 
-    /// Its result is stored; what is left to do is to tell and to ack.
+    /// Notes that the result is stored; only the reply and the ack remain.
     pub(crate) fn ending(&self) -> Ending {
         self.ending.count.fetch_add(1, Ordering::Relaxed);
         self.ending.fewer_under_way.notify_waiters();
@@ -158,7 +157,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_whose_job_was_acked_and_ends_in_a_moment_is_not_lost_and_one_that_ran_out_is() {
+    async fn an_expired_lease_is_lost_and_that_of_an_acked_job_is_not() {
         let requests = MemoryQueues::new(Arc::new(SystemClock)).open("requests", QueueOptions::default());
         requests.send(vec!["ends".into(), "runs out".into()]).await.unwrap();
         let [ends, runs_out] =
@@ -166,7 +165,8 @@ mod tests {
         let leases = Leases::new(requests.clone(), Duration::from_secs(1));
         let ends = leases.hold(ends.receipt);
         let runs_out = leases.hold(runs_out.receipt);
-        // To the queue both are gone; the first one is dropped while the renewal looks again.
+        // The queue has neither; the first lease is dropped during the pause before the renewal
+        // marks leases as lost.
         requests.ack(&[ends.receipt.clone(), runs_out.receipt.clone()]).await.unwrap();
         let lost = ends.lost.clone();
         let ending = async move {
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_whose_result_is_stored_is_held_and_no_longer_under_way() {
+    fn a_job_with_a_stored_result_is_held_but_not_under_way() {
         let queue = MemoryQueues::new(Arc::new(SystemClock)).open("q", QueueOptions::default());
         let leases = Leases::new(queue, Duration::from_secs(1));
         let (one, _two) = (leases.hold(Receipt("1".into())), leases.hold(Receipt("2".into())));
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_until_all_jobs_have_their_results_is_woken_by_a_result_and_by_a_job_that_goes() {
+    async fn waiting_for_all_results_ends_on_a_result_or_a_dropped_lease() {
         let queue = MemoryQueues::new(Arc::new(SystemClock)).open("q", QueueOptions::default());
         let leases = Leases::new(queue, Duration::from_secs(1));
         leases.all_ending().await;

@@ -1,10 +1,10 @@
-//! The worker: takes jobs from the request queue, classifies, stores the result, answers, acks; and
-//! drains when told to.
+//! The worker: takes jobs from the request queue, classifies their images, stores the results,
+//! replies and acks. It drains on request.
 //!
-//! A job's way: `consume.rs` receives it (as many as there are free slots), `lease.rs` keeps it
-//! ours, `process.rs` takes it to its end, or `failures.rs` says how long it is tried again;
-//! `begun.rs` finds out which job kills its workers, `health.rs` whether it is the worker that
-//! fails. `pool.rs` is where the cores work, and `classify.rs` is what they do.
+//! The way of a job: `consume.rs` receives it if a slot is free, `lease.rs` renews its lease, and
+//! `process.rs` runs it. `failures.rs` decides how long a failed job is retried, `begun.rs` finds
+//! jobs that kill workers, and `health.rs` detects that all jobs fail on this worker. `pool.rs` has
+//! the threads, and `classify.rs` the classifiers that run on them.
 
 mod arguments;
 
@@ -52,30 +52,30 @@ pub use self::arguments::Arguments;
 pub use self::self_test::{grey, self_test};
 use self::{begun::Note, health::Health, lease::Leases, pool::Pool, report::Activity};
 
-/// Behind the drain deadline jobs are given back and the last report is sent; a queue that is slow
-/// answers within this.
+/// The time after the drain deadline for giving jobs back and sending the last report, even if the
+/// queue is slow.
 const GIVING_BACK: Duration = Duration::from_secs(10);
 
-/// A failed job that rests is a lease that must be renewed.
+/// Maximum number of failed jobs that rest here; the lease of each must be renewed.
 const MOST_RESTING: usize = 100;
-/// How long scripts may take to go by themselves when the worker leaves.
+/// How long scripts may take to end when the worker ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Who this worker is.
+/// The identity of a worker.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The instance it runs on.
     pub instance: String,
-    /// Which boot of the instance this is.
+    /// The generation (boot) of the instance.
     pub generation: String,
-    /// The model that it serves.
+    /// The model it serves.
     pub model: String,
-    /// Whether it is tried before it serves: it takes the jobs of the trial only, and its results
-    /// are stored nowhere.
+    /// Whether an update tries this worker before it serves: it takes only the jobs of the trial,
+    /// and its results are not stored.
     pub is_tried: bool,
 }
 
-/// Everything a job may touch. One for each process.
+/// The state shared by all jobs of this process.
 #[derive(Debug)]
 pub struct Worker {
     identity: Identity,
@@ -87,23 +87,22 @@ pub struct Worker {
     images: SharedBlobs,
     results: SharedBlobs,
     backend: Backend,
-    /// The response queues that were answered to, by name.
+    /// The open response queues, by name.
     responses: Mutex<HashMap<String, SharedQueue>>,
     leases: Leases,
     pool: Pool,
-    /// The version of the model that the pool has loaded.
+    /// The version of the loaded model.
     version: Arc<str>,
     noted: outcome::Noted,
     erased: erased::Watch,
-    /// One permit for each job that can be held: the limit, the count and, when all are back, the
-    /// end of a drain.
+    /// One permit for each job that can be held. A drain is complete when all permits are back.
     slots: Arc<Semaphore>,
     slot_count: u32,
     activity: Activity,
     health: Health,
-    /// Failed jobs that rest here; further ones go back into the line at once.
+    /// Failed jobs that rest here; any more return to the queue at once.
     resting: Semaphore,
-    /// The job that runs alone, because its last worker may have died of it.
+    /// The redelivered job that runs alone, because it may have killed its last worker.
     begun: std::sync::Mutex<Option<Note>>,
 }
 
@@ -153,17 +152,17 @@ impl Worker {
         }))
     }
 
-    /// What classifies.
+    /// Returns the name of the engine, see [`classify::Loaded::engine`].
     pub fn engine(&self) -> &str {
         self.pool.engine()
     }
 
-    /// The version of the model that it has loaded.
+    /// Returns the version of the loaded model.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// What it does, in a few words.
+    /// Returns a short summary of what the worker does.
     pub fn summary(&self) -> String {
         let (held, done) = (self.in_flight(), self.activity.jobs_done());
         let failing = self.health.failing().map(|why| format!("every job fails: {why}; "));
@@ -171,24 +170,24 @@ impl Worker {
         format!("{failing}{held} jobs in flight, {done} done, {engine} for {}", self.identity.model)
     }
 
-    /// To be called at the end: the scripts go.
+    /// Ends the scripts; call it last.
     pub fn close(&self) {
         self.pool.close(FAREWELL);
     }
 
-    /// Notes which job runs alone now; answers which did.
+    /// Sets the note of the job that runs alone; returns the previous one.
     fn note_begun(&self, note: Option<Note>) -> Option<Note> {
         std::mem::replace(&mut *self.begun.lock().unwrap_or_else(std::sync::PoisonError::into_inner), note)
     }
 
-    /// How long its drain may take: a long poll may have to end first.
+    /// Returns the maximum duration of a drain, including a long poll that must end first.
     pub fn longest_drain(&self) -> Duration {
         let worker = &self.settings.worker;
         worker.poll + worker.drain_deadline + GIVING_BACK
     }
 
-    /// Jobs held now. Not the slots that are taken: the loop takes the free ones while it asks for
-    /// jobs.
+    /// Returns the number of jobs held. This is not the number of taken slots: the loop takes the
+    /// free ones while it asks for jobs.
     fn in_flight(&self) -> u32 {
         self.leases.count() as u32
     }
@@ -208,7 +207,7 @@ impl Worker {
     }
 }
 
-/// Where jobs come from, and where they go.
+/// The queues and the store for the jobs of this worker.
 struct Work {
     requests: SharedQueue,
     dead_letters: SharedQueue,
@@ -216,7 +215,7 @@ struct Work {
 }
 
 impl Work {
-    /// What becomes of a trial is told to who sent it, and to nobody else: it is kept in memory.
+    /// The results of a trial only go to its sender; here they are kept in memory.
     async fn of(identity: &Identity, backend: &Backend, clock: &SharedClock) -> Result<Self> {
         let model = &identity.model;
         Ok(if identity.is_tried {
@@ -235,16 +234,16 @@ impl Work {
     }
 }
 
-/// Files that are being replaced while they are loaded are loaded again, so often.
+/// Maximum number of attempts to load files that change meanwhile.
 const LOADS: u32 = 5;
 
-/// Loads the model and says which version it is. The two must belong together: a file that changed
-/// in between was loaded as nobody knows what.
+/// Loads the model and computes its version. The two must belong together, so it loads again if a
+/// file changes meanwhile.
 fn load(model: &Model, threads: usize) -> anyhow::Result<(Pool, String)> {
     for _ in 0..LOADS {
         let files = version::stamps(model);
-        // Hashing a large file takes half as long as loading it, and another core. What is wrong
-        // with a model is said best by who loads it.
+        // Hashing a large file takes half as long as loading it, and runs on another core. The
+        // loader gives the better error for a bad model, so both run.
         let (pool, version) = std::thread::scope(|scope| {
             let version = scope.spawn(|| version::of(model));
             let pool = Pool::start(model, threads);

@@ -1,4 +1,4 @@
-//! The worker's process.
+//! The worker process.
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use eirs_worker::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What the controller's order to drain is told where it is for another boot (`EX_TEMPFAIL` of
+/// The exit code if an order to drain is for another generation of the instance (`EX_TEMPFAIL` of
 /// sysexits.h).
 const OTHER_GENERATION: u8 = 75;
 
@@ -46,10 +46,10 @@ fn start(arguments: Arguments) -> Result<ExitCode, ExitCode> {
     if arguments.daemon.check {
         return Ok(daemon::checked(&layers));
     }
-    // The controller, whose environment this is, has said what is wrong with it.
+    // The controller, which passed on its environment, has reported what is wrong with it.
     let is_child = arguments.instance.is_some() || arguments.daemon.with_parent.is_some();
     let _traces = daemon::log(&settings, "eirs-worker", &layers, is_child)?;
-    // One thread for all the waiting; the work is done by the pool's.
+    // One thread for all waiting; the pool's threads do the work.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| daemon::failed(&format!("starting the runtime: {error}")))?;
     let code = if let Some(generation) = &arguments.expect_generation {
@@ -59,15 +59,15 @@ fn start(arguments: Arguments) -> Result<ExitCode, ExitCode> {
     } else {
         runtime.block_on(run(arguments, settings)).unwrap_or_else(|code| code)
     };
-    // A classification that outlasts the drain deadline must not keep the process, ...
+    // A classification that outlasts the drain deadline must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_millis(200));
-    // ... and a script must not outlive it.
+    // A script must not outlive the process.
     guardian::end_scripts();
     Ok(code)
 }
 
-/// For people and for setup's log.
-#[expect(clippy::print_stdout, reason = "this is the answer that was asked for")]
+/// Runs the self-test; its output is for people and for the log of setup.
+#[expect(clippy::print_stdout, reason = "this is the output of --self-test")]
 async fn test_itself(settings: &Settings) -> ExitCode {
     match eirs_worker::self_test(settings).await {
         Ok(sentences) => {
@@ -101,7 +101,7 @@ async fn expect_generation(_expected: &str) -> ExitCode {
     ExitCode::from(OTHER_GENERATION)
 }
 
-/// Who this worker is; `None` if it must take no job.
+/// Returns the identity of this worker; `None` if it must not take jobs.
 async fn identity(arguments: Arguments, settings: &Settings) -> eirs_platform::Result<Option<Identity>> {
     let own = match arguments.instance {
         Some(instance) => Some(Identity {
@@ -115,7 +115,7 @@ async fn identity(arguments: Arguments, settings: &Settings) -> eirs_platform::R
     Ok(own.map(|own| Identity { model: arguments.model.unwrap_or(own.model), ..own }))
 }
 
-/// Who it is where nobody said so.
+/// Returns the identity of a worker that was started without `--instance`.
 async fn own_identity(settings: &Settings) -> eirs_platform::Result<Option<Identity>> {
     match settings.backend {
         #[cfg(feature = "aws")]
@@ -158,7 +158,7 @@ async fn run(arguments: Arguments, settings: Settings) -> Result<ExitCode, ExitC
     let backend = Backend::open(&settings, clock.clone()).await.map_err(|error| daemon::failed(&error))?;
     let worker = Worker::new(identity, settings, backend, clock).await.map_err(|error| {
         daemon::failed(&error);
-        // A model that cannot be loaded now cannot be loaded by a restart, either.
+        // A model that cannot be loaded now cannot be loaded after a restart, either.
         ExitCode::from(EXIT_BAD_SETTINGS)
     })?;
     tracing::info!(engine = worker.engine(), version = worker.version(), "taking jobs");
@@ -167,7 +167,7 @@ async fn run(arguments: Arguments, settings: Settings) -> Result<ExitCode, ExitC
         let worker = worker.clone();
         move || worker.summary()
     });
-    // It ends first where nobody but the worker itself thought of its end.
+    // These watches cancel the drain, so a finished one is the reason for the end.
     let abandoned = tokio::spawn(abandoned::watch(worker.clone(), lifecycle.drain().clone()));
     let replaced = tokio::spawn(replace::watch(worker.clone(), lifecycle.drain().clone()));
     let finished = consume::serve(worker.clone(), lifecycle.drain()).await;

@@ -1,5 +1,4 @@
-//! The end of a job as it is stored and answered: under the version of the model that this worker
-//! has loaded, once.
+//! Stores the outcome of a job under the version of the loaded model, once, and replies.
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -14,21 +13,21 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::Worker;
 
-/// The note that there are results of this version is written again after so long: it must not grow
-/// older than they do.
+/// The interval at which the note of the version is written again; it must not become older than
+/// the results.
 const NOTE_AGAIN: TimeDelta = TimeDelta::days(1);
 
-/// The number of bytes that are hashed sooner than another thread is woken.
+/// Up to this many bytes are hashed on the current thread, which is faster than waking another one.
 const QUICK_BYTES: usize = 64 * 1024;
 
-/// When it was noted last that there are results of this version. A worker that stores none notes
-/// nothing.
+/// The time of the last note that results of this version exist. A worker without results writes
+/// none.
 #[derive(Debug, Default)]
 pub(crate) struct Noted(Mutex<Option<DateTime<Utc>>>);
 
-/// The bytes of an image, if they are those that were uploaded. A file that a power cut left empty,
-/// or half of one, is none, and says nothing about the image. Where the store cannot tell, the name
-/// of the image does, which is its digest.
+/// Returns the bytes of an image if they are those that were uploaded. A file that a power cut left
+/// empty or truncated says nothing about the image. If the store has no checksum, the id is
+/// checked, which is the SHA-256 of the image.
 pub(crate) async fn whole(id: JobId, stored: Option<Checked>) -> std::result::Result<Bytes, String> {
     let damaged = || Err("the stored image is damaged; upload it again".to_owned());
     let bytes = match stored {
@@ -42,14 +41,13 @@ pub(crate) async fn whole(id: JobId, stored: Option<Checked>) -> std::result::Re
     let is_whole = if bytes.len() <= QUICK_BYTES {
         is_whole()
     } else {
-        // A panic of a thread says nothing about the image; the classifier looks at it all the
-        // same.
+        // A panic of the hashing thread says nothing about the image, so the classifier gets it.
         tokio::task::spawn_blocking(is_whole).await.unwrap_or(true)
     };
     if is_whole { Ok(bytes) } else { damaged() }
 }
 
-/// The end of a job in the words that are stored and sent; `began` is when a thread took it.
+/// Builds the reply for the outcome of a job. `began` is the time when a thread took the image.
 pub(crate) fn reply(
     worker: &Worker,
     job: &Job,
@@ -70,7 +68,7 @@ pub(crate) fn reply(
         worker: worker.identity.instance.clone(),
         at: now,
         sent_at: Some(job.sent_at),
-        // Two machines' clocks differ: less than nothing is nothing.
+        // The clocks of two machines differ; a negative time is zero.
         queued_ms: (since_upload_ms - classify_ms).max(0.0),
         classify_ms,
         waited_ms: began.map_or(0.0, |began| (began - received).as_secs_f64() * 1e3),
@@ -78,8 +76,9 @@ pub(crate) fn reply(
     }
 }
 
-/// What is stored for this job already. A result from before the job was sent is no answer to who
-/// asked for a fresh one, and that an earlier job was given up is no answer to anybody.
+/// Returns the stored result for this job, if any. A result from before the job was sent does not
+/// count if the job asks for a fresh one, and the note that an earlier job was given up never
+/// counts.
 pub(crate) async fn stored(worker: &Worker, job: &Job) -> Result<Option<Bytes>> {
     let found = results::get(&*worker.results, job.id, &job.model, worker.version()).await?;
     Ok(match found {
@@ -92,21 +91,21 @@ pub(crate) async fn stored(worker: &Worker, job: &Job) -> Result<Option<Bytes>> 
     })
 }
 
-/// Stores the result, once; answers what is stored then, and all workers that had the job tell that
-/// one.
+/// Stores the result once and returns the stored one, so that all workers that had the job send the
+/// same reply.
 pub(crate) async fn commit(worker: &Worker, job: &Job, reply: &Reply) -> Result<Bytes> {
     note(worker, reply.at).await?;
     results::put(&*worker.results, reply, job.fresh).await
 }
 
-/// Takes a stored result away whose image was erased meanwhile, by any web host: first the image
-/// and then the results, so that either that host saw this result, or we see that there is no
-/// image.
+/// Deletes a stored result if its image was erased meanwhile. An eraser deletes first the image,
+/// then the results: either the eraser sees this result, or this worker sees that the image is
+/// gone.
 pub(crate) async fn forget_if_erased(worker: &Worker, job: &Job, stored: &Bytes) -> Result<()> {
     if !may_be_erased(worker, job.id).await? {
         return Ok(());
     }
-    // A job that was given up for want of its image says so.
+    // A job given up because its image is missing has no final result.
     let is_final = job::decode::<Reply>(stored).is_ok_and(|reply| reply.is_final());
     if is_final && !worker.images.exists(&job.id.image_key()).await? {
         worker.results.delete(&job.id.result_key(&job.model, worker.version())).await?;
@@ -115,14 +114,14 @@ pub(crate) async fn forget_if_erased(worker: &Worker, job: &Job, stored: &Bytes)
 }
 
 async fn may_be_erased(worker: &Worker, id: JobId) -> Result<bool> {
-    // In a database a look costs nothing, and nobody notes what is erased.
+    // In a database this check is cheap, and erased images are not noted.
     if worker.results.in_database().is_some() {
         return Ok(true);
     }
     match worker.erased.may_be_erased(&*worker.images, id, worker.leases.all_ending()).await {
         Err(error) if !error.is_transient() => {
-            // A role from before there was this note may not read it. The image itself tells as
-            // well.
+            // An IAM role from an older version may not be allowed to read the note; then the image
+            // itself is checked.
             tracing::debug!(%error, "what was erased lately cannot be read");
             Ok(true)
         }
@@ -130,8 +129,8 @@ async fn may_be_erased(worker: &Worker, id: JobId) -> Result<bool> {
     }
 }
 
-/// Stores the result, sends the reply and acks the job in one transaction; `false` where that
-/// cannot be, and nothing has been done.
+/// Stores the result, sends the reply and acks the job in one transaction. Returns `false`, without
+/// any effect, if that is not possible.
 pub(crate) async fn end(worker: &Worker, job: &Job, reply: &Reply, receipt: &Receipt) -> Result<bool> {
     note(worker, reply.at).await?;
     let replies = worker.response_queue(&job.reply_to).await?;
@@ -143,14 +142,15 @@ pub(crate) async fn end(worker: &Worker, job: &Job, reply: &Reply, receipt: &Rec
     worker.requests.end(&ending).await
 }
 
-/// Before the first result of a version, so that each is found also when the version is no longer
-/// in force.
+/// Notes the version before its first result, so that the results can be found after the version
+/// has been replaced.
 async fn note(worker: &Worker, now: DateTime<Utc>) -> Result<()> {
     let mut noted = worker.noted.0.lock().await;
     if noted.is_none_or(|at| now - at >= NOTE_AGAIN) {
         match results::note_version(&*worker.results, &worker.identity.model, worker.version()).await {
             Err(error) if error.is_transient() => return Err(error),
-            // A role from before there were versions may not write it. That costs a job nothing.
+            // An IAM role from an older version may not be allowed to write it; jobs work without
+            // it.
             Err(error) => {
                 tracing::warn!(%error, "results of this version could not be listed, and will not \
                     be found once it is an earlier one")

@@ -1,5 +1,5 @@
-//! The threads that decode and classify: as many as the settings say, each with a classifier of its
-//! own, taking from one line.
+//! The threads that decode and classify. Each has its own classifier, and all take images from one
+//! line.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -22,18 +22,18 @@ use crate::classify::{self, Classifier, Failure, Image, Loaded};
 
 type Classified = Result<Vec<Guess>, Failure>;
 
-/// An image that has waited so long for a thread may be begun sooner elsewhere; that is looked at
-/// again as often.
+/// After this wait, another worker may be able to start an image sooner; checked again at the same
+/// interval.
 const IMPATIENCE: Duration = Duration::from_millis(500);
 
-/// What becomes of an image in the pool.
+/// The outcome for an image in the pool.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// It was classified, or not.
+    /// The result of the classifier.
     Given(Classified),
-    /// The thread that took it does not come back; the sentence says so.
+    /// The thread hangs; with a sentence that says so.
     Stuck(String),
-    /// No thread has taken it, and others may have nothing to do.
+    /// No thread has taken the image, and other workers may be idle.
     LeftAlone,
 }
 
@@ -42,7 +42,7 @@ pub(crate) enum Answer {
 pub(crate) struct Pool {
     engine: String,
     at_once: u32,
-    /// How long a thread may take for what it took from the line, where nothing else ends that.
+    /// Maximum time that a thread may take for a batch; `None` if the classifier has its own limit.
     limit: Option<Duration>,
     stuck: CancellationToken,
     /// `None` once it is closed.
@@ -57,15 +57,15 @@ struct Waiting {
     answer: oneshot::Sender<Classified>,
 }
 
-/// How far an image is. Shared, and not sent: a message at the beginning would wake the waiting
-/// thread once more for each image.
+/// The state of an image. It is shared instead of sent, since a message at the start would wake the
+/// waiting task once more per image.
 #[derive(Debug, Clone, Copy)]
 enum Turn {
-    /// No thread has taken it.
+    /// No thread has taken the image.
     Waits,
-    /// A thread took it at this moment.
+    /// A thread took the image at this time.
     Begun(Instant),
-    /// Nobody waits for it any more: threads pass it over.
+    /// The caller no longer waits, so threads skip the image.
     Left,
 }
 
@@ -112,17 +112,17 @@ impl Pool {
         })
     }
 
-    /// Ends when a thread does not come back from an image.
+    /// Completes when a thread hangs.
     pub(crate) async fn stuck(&self) {
         self.stuck.cancelled().await;
     }
 
-    /// Whether a thread does not come back from an image.
+    /// Returns whether a thread hangs.
     pub(crate) fn is_stuck(&self) -> bool {
         self.stuck.is_cancelled()
     }
 
-    /// Takes no more, and gives the threads so long to say farewell to their scripts.
+    /// Takes no more images, and waits up to `patience` for the threads to end their scripts.
     pub(crate) fn close(&self, patience: Duration) {
         drop(lock(&self.line).take());
         let deadline = Instant::now() + patience;
@@ -131,7 +131,7 @@ impl Pool {
         }
     }
 
-    /// Images that are classified at the same time.
+    /// Returns how many images can be classified at the same time.
     pub(crate) fn at_once(&self) -> u32 {
         self.at_once
     }
@@ -140,9 +140,9 @@ impl Pool {
         &self.engine
     }
 
-    /// Classifies one image as soon as a thread is free; answers for how long it was not, too. An
-    /// image that waits for long is left alone where nobody waits in `queue`: then there may be
-    /// others who have nothing to do.
+    /// Classifies one image as soon as a thread is free, and returns how long it waited for the
+    /// thread. An image that waits for long is left alone if no job waits in `queue`, since other
+    /// workers may then be idle.
     pub(crate) async fn classify(
         &self,
         image: Image,
@@ -191,7 +191,7 @@ impl Pool {
 }
 
 impl Turn {
-    /// Answers whether no thread has taken the image; then none will.
+    /// Leaves the image if no thread has taken it; returns whether it was left.
     fn leave(turn: &Mutex<Self>) -> bool {
         let mut turn = lock(turn);
         if matches!(*turn, Self::Waits) {
@@ -200,7 +200,7 @@ impl Turn {
         matches!(*turn, Self::Left)
     }
 
-    /// Answers whether somebody still waits for the image.
+    /// Takes the image if its caller still waits; returns whether it was taken.
     fn begin(turn: &Mutex<Self>) -> bool {
         let mut turn = lock(turn);
         if matches!(*turn, Self::Waits) {
@@ -210,7 +210,8 @@ impl Turn {
     }
 }
 
-/// A script is killed by the thread that talks to it; an engine cannot be stopped.
+/// Returns the maximum time for a batch. A hanging script is killed by its thread; an engine cannot
+/// be stopped.
 fn limit(model: &Model) -> Option<Duration> {
     let images = u32::try_from(model.batch.max(1)).unwrap_or(u32::MAX);
     (model.classifier == settings::Classifier::Onnx).then(|| model.timeout.saturating_mul(images))
@@ -220,8 +221,8 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reading a model leaves behind several times its size in freed memory, which the C library keeps
-/// for later; ONNX Runtime allocates there. With MobileNetV2 that was 45 of 100 MB.
+/// Loading a model leaves several times its size in freed memory, which the C library keeps for
+/// itself; ONNX Runtime allocates there. With MobileNetV2 that was 45 of 100 MB.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "the C library offers it to C only")]
 fn return_freed_memory() {
@@ -243,17 +244,15 @@ fn work(
         {
             let line = lock(line);
             let Ok(first) = line.recv() else { return };
-            // Several images make one inference where they wait anyway; nobody is made to wait for
-            // others.
+            // Batches only images that are waiting already, so that none waits for others.
             let more = line.try_iter().take(batch - 1);
             taken.extend(std::iter::once(first).chain(more).filter_map(Waiting::begin));
         }
-        // What happens to several images at once is in the trace of the first.
+        // A batch is recorded in the trace of its first image.
         let Some(scope) = taken.first().map(|(_, scope, _)| scope.clone()) else { continue };
         let (images, answers): (Vec<_>, Vec<_>) =
             taken.into_iter().map(|(image, _, answer)| (image, answer)).unzip();
-        // A classifier promises not to panic. If one does all the same, its image is tried again by
-        // a new one.
+        // A classifier must not panic. If one does, it is replaced, and the images are tried again.
         let answered = scope.run_now(|| {
             let classified = catch_unwind(AssertUnwindSafe(|| classifier.classify(&images)));
             classified.unwrap_or_else(|_| {
@@ -267,14 +266,14 @@ fn work(
             })
         });
         for (answer, answered) in answers.into_iter().zip(answered) {
-            // The caller may be gone: the worker is ending.
+            // The caller is gone if the worker is ending.
             let _gone = answer.send(answered);
         }
     }
 }
 
 impl Waiting {
-    /// Says that a thread has taken it; `None` where nobody waits for it any more.
+    /// Takes the image; `None` if its caller no longer waits.
     fn begin(self) -> Option<(Image, Scope, oneshot::Sender<Classified>)> {
         Turn::begin(&self.turn).then_some((self.image, self.scope, self.answer))
     }
@@ -294,7 +293,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// Says that it has begun, and classifies when it is asked to go on.
+    /// Reports that it has started, and classifies when it is allowed to continue.
     struct Slow {
         begun: tokio::sync::mpsc::UnboundedSender<()>,
         go: Arc<Mutex<mpsc::Receiver<()>>>,
@@ -322,13 +321,13 @@ mod tests {
         }
     }
 
-    /// A pool of one thread, and the channel that lets it go on.
+    /// A pool of one thread, and the channel that lets it continue.
     fn pool(model: &Model) -> (Pool, mpsc::Sender<()>) {
         let (pool, _begun, go) = watched_pool(model);
         (pool, go)
     }
 
-    /// The same, with the images that the thread has begun.
+    /// The same, with a channel that reports the started images.
     fn watched_pool(model: &Model) -> (Pool, UnboundedReceiver<()>, mpsc::Sender<()>) {
         let ((begin, begun), (go, going)) = (tokio::sync::mpsc::unbounded_channel(), mpsc::channel());
         let slow = Slow { begun: begin, go: Arc::new(Mutex::new(going)) };
@@ -344,7 +343,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_engine_that_does_not_come_back_within_the_timeout_is_given_up_with_its_worker() {
+    async fn an_engine_that_exceeds_the_timeout_makes_the_worker_stuck() {
         let model = Model { timeout: Duration::from_millis(50), ..Model::default() };
         let (pool, go) = pool(&model);
         let answer = classify(&pool, None).await;
@@ -355,7 +354,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_script_has_no_second_deadline_here_beside_that_of_its_classifier() {
+    async fn the_pool_has_no_time_limit_for_scripts() {
         let model = Model {
             classifier: settings::Classifier::Script,
             timeout: Duration::from_millis(10),
@@ -372,19 +371,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_image_that_waits_is_left_to_others_where_nobody_else_waits_in_the_queue() {
+    async fn a_waiting_image_is_left_to_other_workers_if_the_queue_is_empty() {
         let (pool, mut begun, go) = watched_pool(&Model::default());
         let queue = MemoryQueues::new(Arc::new(SystemClock)).open("requests", QueueOptions::default());
         let watched = Arc::new(Faulty::new(queue));
         let queue: SharedQueue = watched.clone();
         let second = async {
-            timeout(LONG, begun.recv()).await.expect("the only thread takes the first");
+            timeout(LONG, begun.recv()).await.expect("the only thread takes the first image");
             let left = classify(&pool, Some(&queue)).await;
             assert!(matches!(left, Answer::LeftAlone), "{left:?}");
             queue.send(vec![Bytes::from_static(b"another")]).await.unwrap();
             let third = classify(&pool, Some(&queue));
             let told = async {
-                // The third looks at the queue, and stays.
+                // The third one checks the queue and stays.
                 watched.next("depth", Fault::None);
                 let looked = async {
                     while watched.left() > 0 {
@@ -396,14 +395,14 @@ mod tests {
                 go.send(()).unwrap();
             };
             let (third, ()) = tokio::join!(third, told);
-            assert!(matches!(third, Answer::Given(Ok(_))), "others have enough to do: {third:?}");
+            assert!(matches!(third, Answer::Given(Ok(_))), "the queue has jobs for other workers: {third:?}");
         };
         let (first, ()) = tokio::join!(classify(&pool, None), second);
-        assert!(matches!(first, Answer::Given(Ok(_))), "nobody begins twice: {first:?}");
+        assert!(matches!(first, Answer::Given(Ok(_))), "no image is taken twice: {first:?}");
     }
 
     #[test]
-    fn a_closed_pool_takes_nothing_and_its_threads_end() {
+    fn a_closed_pool_takes_no_images_and_its_threads_end() {
         let (pool, _go) = pool(&Model::default());
         pool.close(Duration::from_secs(20));
         assert!(lock(&pool.threads).iter().all(JoinHandle::is_finished));

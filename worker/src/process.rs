@@ -1,6 +1,5 @@
-//! One job, from its receipt to its end. The order is the safety argument: result before reply,
-//! reply before ack. A crash between any two of these makes a second delivery, which finds the
-//! stored result and says it again.
+//! The processing of one job. The order keeps jobs safe: store the result, then reply, then ack. A
+//! crash in between causes a second delivery, which finds the stored result and replies with it.
 
 use std::time::Duration;
 
@@ -26,19 +25,19 @@ use crate::{
     retry::retry,
 };
 
-/// How an attempt at a job ended.
+/// The outcome of one attempt at a job.
 enum Attempt {
-    /// With this; it must be stored and told.
+    /// The job has this outcome, which must be stored and sent.
     Ended(Outcome),
-    /// It had been stored before.
+    /// The result was stored before.
     Stored(Bytes),
-    /// It did not; it is tried again.
+    /// The attempt failed and is repeated.
     Failed {
         why: String,
-        /// Whether this worker does not survive it.
+        /// Whether this worker ends because of it.
         is_fatal: bool,
     },
-    /// It has not begun, and another worker can begin it sooner.
+    /// The image was not started, and another worker can start it sooner.
     LeftAlone,
 }
 
@@ -48,7 +47,7 @@ impl Attempt {
     }
 }
 
-/// A job that this worker holds, and where it came from.
+/// A job that this worker holds, with its delivery.
 struct Held<'a> {
     job: &'a Job,
     delivery: &'a Delivery,
@@ -56,15 +55,15 @@ struct Held<'a> {
     received: Instant,
 }
 
-/// When a thread took it.
+/// The wait of a job for a thread.
 #[derive(Default)]
 struct Turn {
-    /// So long none was free.
+    /// How long no thread was free.
     waited: Duration,
     began: Option<Instant>,
 }
 
-/// Takes a job to its end, or gives it back. While `slot` is held, it may be worked on.
+/// Runs a job to its end, or gives it back. It may use the CPU while `slot` is held.
 pub(crate) async fn process(
     worker: &Worker,
     delivery: Delivery,
@@ -88,7 +87,8 @@ pub(crate) async fn process(
     scope.run(take(worker, &held, slot, drain, &scope)).await;
 }
 
-/// In the trace of the upload, or in a new one if the upload was of a time without.
+/// Opens the scope of the job in the trace of the upload, or in a new trace if the message has
+/// none.
 fn scope(worker: &Worker, job: &Job, delivery: &Delivery) -> Scope {
     let span = debug_span!(
         target: TARGET,
@@ -132,8 +132,8 @@ async fn take(
         Attempt::Ended(outcome) => {
             let reply = outcome::reply(worker, job, outcome, *received, began);
             let taken = received.elapsed();
-            // The next job may be asked for in the transaction that ends this one. Beside one that
-            // is run alone nothing begins.
+            // The transaction that ends this job may overlap with asking for the next one. While a
+            // redelivered job runs alone, no other one may start.
             if ends_at_once(worker, held, &reply) && delivery.receives == 1 {
                 slot = None;
             }
@@ -146,7 +146,7 @@ async fn take(
         }
     };
     let taken = received.elapsed();
-    // What is left to do is to wait for the queue's answers: the next job may begin.
+    // Only calls to the queue remain, so the next job may start.
     drop(slot);
     match stored {
         Ok((reply, gave_up)) => match finish(worker, held, reply, gave_up).await {
@@ -154,7 +154,7 @@ async fn take(
                 worker.activity.done(taken.saturating_sub(waited));
                 tell_log(worker, job, taken, waited);
             }
-            // The result is stored: the next delivery says it again.
+            // The result is stored, so the next delivery replies with it.
             Err(error) => {
                 tracing::warn!(%error, "job {} has a result, but could not be ended; giving it back", job.id);
                 release(worker, held).await;
@@ -164,16 +164,16 @@ async fn take(
     }
 }
 
-/// Whether a job can be ended in one transaction.
+/// Returns whether a job can be ended in one transaction.
 fn ends_at_once(worker: &Worker, held: &Held<'_>, reply: &Reply) -> bool {
-    // What was given up goes to the dead letters in between, and a fresh result takes the place of
-    // another.
+    // A job that is given up must go to the dead letters first, and a fresh result replaces another
+    // one.
     worker.requests.in_database().is_some() && reply.is_final() && !held.job.fresh && !held.lease.is_lost()
 }
 
-/// Stores the result, sends the reply and acks in one transaction, where all three are in one
-/// database. `false` is returned where they are not, where there is a result already, and after an
-/// error; then nothing has been done.
+/// Stores the result, sends the reply and acks in one transaction, if all three are in one
+/// database. Returns `false`, without any effect, if they are not, if a result exists already, or
+/// after an error.
 async fn end_at_once(worker: &Worker, held: &Held<'_>, reply: &Reply) -> bool {
     if !ends_at_once(worker, held, reply) {
         return false;
@@ -187,7 +187,7 @@ async fn end_at_once(worker: &Worker, held: &Held<'_>, reply: &Reply) -> bool {
     })
 }
 
-/// Stores how a job ended; answers what must be told, and whether it was given up.
+/// Stores the outcome of a job; returns the stored result and whether the job was given up.
 async fn store(worker: &Worker, job: &Job, reply: &Reply) -> Result<(Bytes, bool)> {
     let gave_up = matches!(reply.outcome, Outcome::GaveUp { .. });
     let storing = debug_span!(target: TARGET, "store");
@@ -195,13 +195,13 @@ async fn store(worker: &Worker, job: &Job, reply: &Reply) -> Result<(Bytes, bool
     Ok((stored, gave_up))
 }
 
-/// Tries a job; says how long it waited for its turn, too.
+/// Tries a job; sets `turn` to its wait for a thread.
 async fn attempt(worker: &Worker, held: &Held<'_>, turn: &mut Turn, scope: &Scope) -> Attempt {
     let Held { job, delivery, .. } = held;
     if delivery.receives == 1 {
         return classify(worker, job, turn, scope).await;
     }
-    // The worker that had it before may have stored its result, and died before the ack.
+    // The previous worker may have stored the result and died before the ack.
     let looking = debug_span!(target: TARGET, "look");
     match retry(|| outcome::stored(worker, job)).instrument(looking).await {
         Ok(Some(stored)) => return Attempt::Stored(stored),
@@ -226,7 +226,7 @@ async fn classify(worker: &Worker, job: &Job, turn: &mut Turn, scope: &Scope) ->
     let image = match retry(|| worker.images.get_checked(&key)).instrument(fetching).await {
         Ok(stored) => match outcome::whole(job.id, stored).await {
             Ok(bytes) => Image { name: job.name.clone(), bytes },
-            // To try again would find the same; the next upload of the image brings it.
+            // Another attempt would find the same; the next upload stores the image again.
             Err(reason) => return Attempt::Ended(Outcome::GaveUp { reason }),
         },
         Err(error) => return Attempt::failed(error),
@@ -249,7 +249,7 @@ async fn classify(worker: &Worker, job: &Job, turn: &mut Turn, scope: &Scope) ->
     }
 }
 
-/// What the log has of every job, and of a slow one at the usual level.
+/// Logs the times of a job: at level info if it was slow, else at debug.
 fn tell_log(worker: &Worker, job: &Job, taken: Duration, waited: Duration) {
     let (service_ms, waited_ms) = (taken.as_secs_f64() * 1e3, waited.as_secs_f64() * 1e3);
     let slow_after = worker.settings.worker.slow_after;
@@ -266,13 +266,13 @@ fn tell_log(worker: &Worker, job: &Job, taken: Duration, waited: Duration) {
     }
 }
 
-/// Tells web, and then the queue. A job that was given up goes to the dead letters in between.
+/// Replies, then acks. A job that was given up is sent to the dead letters first.
 async fn finish(worker: &Worker, held: &Held<'_>, reply: Bytes, gave_up: bool) -> Result<()> {
     let Held { job, delivery, lease, .. } = held;
     let _ending = lease.ending();
     if gave_up {
         tracing::error!(name = job.name, "job {} is given up and becomes a dead letter", job.id);
-        // Its image stays as long as the letter, so that it can be tried again.
+        // The image must be kept as long as the dead letter, so that the job can be requeued.
         let bury = || async {
             let kept = keep_for_job(&*worker.images, job.id, &job.model).await?;
             worker.dead_letters.send_with(delivery.body.clone(), kept).await
@@ -280,7 +280,8 @@ async fn finish(worker: &Worker, held: &Held<'_>, reply: Bytes, gave_up: bool) -
         retry(bury).await?;
     }
     let replying = debug_span!(target: TARGET, "reply", otel.kind = "producer");
-    // Before the ack: where this worker dies, the next delivery looks again. Nobody waits for it.
+    // Before the ack, so that the next delivery repeats the check if this worker dies. No client
+    // waits for it.
     let (told, forgotten) = tokio::join!(
         tell(worker, job, reply.clone()).instrument(replying),
         retry(|| outcome::forget_if_erased(worker, job, &reply)),
@@ -294,11 +295,11 @@ async fn finish(worker: &Worker, held: &Held<'_>, reply: Bytes, gave_up: bool) -
     retry(|| worker.requests.ack_unhurried(std::slice::from_ref(&lease.receipt))).instrument(acking).await
 }
 
-/// Answers the web host that sent the job. One that has left has taken its queue with it, and
-/// nobody waits there any more: the stored result is the answer to a client that asks again.
+/// Replies to the web host that sent the job. If that host has ended, its queue is gone and nothing
+/// waits there; the stored result serves a client that asks again.
 async fn tell(worker: &Worker, job: &Job, reply: Bytes) -> Result<()> {
     let reply_to = &job.reply_to;
-    // Nobody else's reply comes where there is no other job.
+    // Without other jobs, there are no other replies to combine this one with.
     let since = (worker.clock.now() - job.sent_at).to_std().unwrap_or_default();
     let patience = if worker.leases.under_way() > 0 { queue::patience(since) } else { Duration::ZERO };
     let told = match retry(|| worker.response_queue(reply_to)).await {
@@ -315,9 +316,9 @@ async fn tell(worker: &Worker, job: &Job, reply: Bytes) -> Result<()> {
     }
 }
 
-/// A job failed. It is tried again after a rest, by the worker that takes it then; or given up,
-/// where that has gone on for too long. While resting it takes no slot, and neither a drain nor a
-/// worker that fails for everything waits for it.
+/// Handles a failed attempt: the job is sent again after a wait, for any worker, or given up if it
+/// has failed for too long. Meanwhile it takes no slot. A drain, and a worker on which every job
+/// fails, do not wait for it.
 async fn fail(worker: &Worker, held: &Held<'_>, why: &str, is_fatal: bool, drain: &CancellationToken) {
     let Held { job, delivery, received, .. } = held;
     let queue = &worker.settings.queue;
@@ -350,14 +351,14 @@ async fn fail(worker: &Worker, held: &Held<'_>, why: &str, is_fatal: bool, drain
     send_once_more(worker, held, body).await;
 }
 
-/// A job that has not begun here is left to those who have nothing to do.
+/// Leaves a job that was not started here to idle workers.
 async fn leave_to_others(worker: &Worker, held: &Held<'_>) {
     tracing::debug!("job {} has not begun; giving it back", held.job.id);
     send_once_more(worker, held, held.delivery.body.clone()).await;
 }
 
-/// Puts a job at the end of the line, in another message: its deliveries are counted from the
-/// beginning. Where the queue does not take it, the lease is let go of.
+/// Sends the job again, to the end of the queue, in a new message whose delivery count starts at
+/// one. If that fails, the lease is released.
 async fn send_once_more(worker: &Worker, held: &Held<'_>, body: Bytes) {
     if held.lease.is_lost() {
         return;
@@ -368,7 +369,7 @@ async fn send_once_more(worker: &Worker, held: &Held<'_>, body: Bytes) {
         worker.requests.send_with(body.clone(), kept).await
     };
     let sent = match retry(send).await {
-        // A crash before this ack makes a second job of one, which is harmless.
+        // A crash before this ack duplicates the job, which is harmless.
         Ok(()) => retry(|| worker.requests.ack(receipt)).await,
         Err(error) => Err(error),
     };

@@ -1,5 +1,5 @@
-//! A worker that is of no use any more leaves, so that another process comes in its place: one that
-//! has failed for everything for a while, and one whose engine does not come back from an image.
+//! Ends a worker that should be replaced by a new process: one on which every job has failed for a
+//! while, or whose engine hangs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,12 +7,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Worker;
 
-/// What the process exits with then (`EX_SOFTWARE` of sysexits.h).
+/// The exit code of a worker that must be replaced (`EX_SOFTWARE` of sysexits.h).
 pub const EXIT_REPLACE: u8 = 70;
-/// How often it is looked at.
+/// The interval between two checks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Ends, having cancelled `drain`, when this worker must be replaced.
+/// Cancels `drain` and returns when this worker must be replaced.
 pub async fn watch(worker: Arc<Worker>, drain: CancellationToken) {
     let limit = worker.settings.worker.replace_after;
     let fails_for_too_long = async {

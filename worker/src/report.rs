@@ -1,5 +1,5 @@
-//! What the worker reports to the controller: every ten seconds, and at once when it is ready,
-//! idle, draining or drained.
+//! The reports of the worker to the controller: at regular intervals, and at once when it becomes
+//! ready, idle, draining or drained.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Worker;
 
-/// A worker is called idle when it has held nothing for so long. Between two jobs it is empty for a
-/// moment, too.
+/// A worker is idle when it has held no job for this long, since it holds none for a moment between
+/// two jobs, too.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
-/// How many service times are kept for a report. At more, some are representative.
+/// Maximum number of service times per report; the first ones stand for the rest.
 const MOST_TIMES: usize = 10_000;
 
-/// What is going on, as the jobs and the loop note it.
+/// The activity of the worker, as recorded by the jobs and the main loop.
 #[derive(Debug)]
 pub(crate) struct Activity {
     inner: Mutex<Inner>,
@@ -32,11 +32,11 @@ struct Inner {
     idle_since: Option<DateTime<Utc>>,
     done: u64,
     times_ms: Vec<f64>,
-    /// What a job takes, the last ones counting most.
+    /// Moving average of the service time, weighted towards recent jobs.
     usual: Option<Duration>,
 }
 
-/// A job that takes less is short: fetching the next one meanwhile is worth more than leaving it to
+/// A job that takes less is short: fetching the next one in advance pays more than leaving it to
 /// another worker.
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -61,32 +61,32 @@ impl Activity {
         self.changed.notify_one();
     }
 
-    /// Whether jobs take so little time that one more is worth holding.
+    /// Returns whether jobs are so short that holding one more pays.
     pub(crate) fn jobs_are_short(&self) -> bool {
         self.lock().usual.is_some_and(|usual| usual < SHORT)
     }
 
-    /// How many jobs were done.
+    /// Returns the number of finished jobs.
     pub(crate) fn jobs_done(&self) -> u64 {
         self.lock().done
     }
 
-    /// A job was taken.
+    /// Notes that a job was taken.
     pub(crate) fn busy(&self) {
         self.lock().idle_since = None;
     }
 
-    /// Nothing is held.
+    /// Notes that no job is held.
     pub(crate) fn idle(&self, now: DateTime<Utc>) {
         self.lock().idle_since = Some(now);
     }
 
-    /// For how long nothing has been held.
+    /// Returns for how long no job has been held; `None` while one is.
     pub(crate) fn idle_for(&self, now: DateTime<Utc>) -> Option<Duration> {
         self.lock().idle_since.map(|since| (now - since).to_std().unwrap_or_default())
     }
 
-    /// A job was done, in so long, not counting how long it waited for its turn.
+    /// Notes a finished job and its service time, without its wait for a thread.
     pub(crate) fn done(&self, taken: Duration) {
         let mut inner = self.lock();
         inner.done += 1;
@@ -97,7 +97,7 @@ impl Activity {
     }
 }
 
-/// Sends reports until `stop`, and then the last one.
+/// Sends reports until `stop`, and then a last one.
 pub(crate) async fn send_reports(worker: Arc<Worker>, stop: CancellationToken) {
     let every = worker.settings.worker.report_every;
     let mut next = Instant::now();
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_summary_of_1_to_100_is_a_mean_of_50_and_a_half_and_a_p95_of_95() {
+    fn the_times_1_to_100_have_mean_50_5_and_p95_95() {
         let summary = summary((1..=100).rev().map(f64::from).collect());
         assert_eq!(summary, ServiceTimes { count: 100, mean_ms: 50.5, p95_ms: 95.0 });
     }

@@ -1,5 +1,4 @@
-//! Whether this machine can classify: what `eirs setup` asks of an image of a machine before it
-//! launches a fleet from it.
+//! The self-test: `eirs setup` runs it on a machine image before it launches a fleet from it.
 
 use bytes::Bytes;
 use eirs_platform::{settings::Settings, trace::Scope};
@@ -9,8 +8,8 @@ use crate::{
     pool::{Answer, Pool},
 };
 
-/// Loads every model of the settings and has each look at a grey picture; answers a sentence about
-/// each.
+/// Loads every model of the settings and classifies a grey image with each; returns one sentence
+/// per model.
 pub async fn self_test(settings: &Settings) -> anyhow::Result<Vec<String>> {
     let mut sentences = Vec::new();
     for (name, model) in &settings.models {
@@ -33,7 +32,7 @@ pub async fn self_test(settings: &Settings) -> anyhow::Result<Vec<String>> {
     Ok(sentences)
 }
 
-/// A bitmap of 64 by 64 grey pixels.
+/// Creates a BMP image of 64 x 64 grey pixels.
 pub fn grey() -> Bytes {
     const SIDE: u32 = 64;
     const HEAD: u32 = 54;

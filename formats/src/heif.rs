@@ -1,4 +1,4 @@
-//! Where libheif is, with which HEIC and AVIF are read.
+//! Finds libheif, the library for HEIC and AVIF.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,10 +7,10 @@ use std::{
 
 use crate::Format;
 
-/// The name under which every version 1 of it is found.
+/// The file name of all versions 1.x.
 const NAME: &str = if cfg!(target_os = "macos") { "libheif.1.dylib" } else { "libheif.so.1" };
 
-/// Where libraries are, after the folder of the executable.
+/// The folders that are searched, after that of the executable.
 const PLACES: [&str; 9] = [
     "/usr/lib/eirs",
     "/usr/local/lib",
@@ -32,18 +32,18 @@ fn find<'p>(places: impl Iterator<Item = &'p Path>) -> Option<PathBuf> {
     places.map(|place| place.join(NAME)).find(|file| file.is_file())
 }
 
-/// The library of this machine; only its name where it was not found, for the loader to look
-/// elsewhere.
+/// Returns the path of the library on this machine, or only its name if it was not found, so that
+/// the loader can search elsewhere.
 pub fn library() -> PathBuf {
     FOUND.clone().unwrap_or_else(|| NAME.into())
 }
 
-/// Whether it was found on this machine when it was first asked for.
+/// Returns whether the library was found when it was first needed.
 pub fn is_there() -> bool {
     FOUND.is_some()
 }
 
-/// What to do where it is not, as a sentence.
+/// Returns a sentence with the steps to install the library.
 pub fn missing(format: Format) -> String {
     format!(
         "{format} is read with the library libheif, which was not found on this machine: install it (the \
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_place_that_has_the_library_is_taken() {
+    fn the_first_folder_with_the_library_is_used() {
         let folders =
             [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let places = || folders.iter().map(|folder| folder.path());
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn without_it_there_is_a_way_to_go_on() {
+    fn the_message_for_a_missing_library_says_what_to_do() {
         let why = missing(Format::Heic);
         assert!(why.starts_with("HEIC is read with the library libheif, which was not found"), "{why}");
         assert!(why.contains("libheif1") && why.contains("convert the image to JPEG"), "{why}");

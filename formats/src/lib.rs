@@ -1,68 +1,69 @@
-//! Image formats, recognised by their first bytes. Web, workers and the load generator use this one
-//! table, so that what is accepted is what is read.
+//! Detects image formats by their first bytes. The web role, workers and the load generator share
+//! this table, so that they accept the same formats.
 
 pub mod heif;
 
 use std::fmt;
 
-/// The most bytes that are looked at.
+/// Number of bytes at the start of a file that detection needs at most.
 pub const HEAD_BYTES: usize = 64;
 
-/// What is read, in words.
+/// The supported formats, in words.
 pub const READ_IN_WORDS: &str =
     "JPEG, PNG, WebP, GIF, BMP, TIFF, ICO, PNM and QOI, and with libheif HEIC and AVIF";
 
-/// A kind of image that is read.
+/// A supported image format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Baseline and progressive; grey, colour and CMYK.
     Jpeg,
-    /// Also animated ones, of which the default image is taken.
+    /// Of animated files, the default image.
     Png,
     /// Lossy, lossless and animated.
     WebP,
     /// The first frame.
     Gif,
-    /// Of Windows and OS/2, also run-length encoded.
+    /// Of Windows and OS/2, including run-length encoding.
     Bmp,
     /// The first page.
     Tiff,
-    /// The largest of its pictures.
+    /// The largest image of the file.
     Ico,
     /// PBM, PGM, PPM and PAM.
     Pnm,
     /// The "quite OK" format.
     Qoi,
-    /// Photos of phones, where there is libheif.
+    /// Photos of phones (HEVC); needs libheif.
     Heic,
-    /// The same with another code.
+    /// The same container with AV1; needs libheif.
     Avif,
 }
 
-/// What some bytes begin like.
+/// The type of a file, judged by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// An image that is read.
+    /// A supported image.
     Read(Format),
-    /// An image of this name, which is not read.
+    /// An image of an unsupported format, with its name.
     NotRead(&'static str),
     /// Anything else.
     NoImage,
 }
 
 impl Kind {
-    /// What these bytes, or the first [`HEAD_BYTES`] of them, begin like.
+    /// Detects the type of these bytes; the first [`HEAD_BYTES`] of a file suffice.
     pub fn of(bytes: &[u8]) -> Self {
         let format = match bytes {
             [0xff, 0xd8, 0xff, ..] => Format::Jpeg,
             [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Format::Png,
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Format::WebP,
             [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Format::Gif,
-            // Two letters are a weak sign: the size of the second header, from OS/2's 12 bytes to
-            // version 5's 124, is another.
+            // The two letters are a weak signature, so the size of the second header is checked,
+            // too: 12 bytes (OS/2) to 124 (version 5).
             [b'B', b'M', ..] if matches!(bytes.get(14..18), Some([12..=124, 0, 0, 0])) => Format::Bmp,
             [b'I', b'I', 0x2a | 0x2b, 0, ..] | [b'M', b'M', 0, 0x2a | 0x2b, ..] => Format::Tiff,
-            // Zeros are a weak sign: the first entry must have one as well, and one plane or none.
+            // Zeros are a weak signature, so the first entry must have a zero, and at most one
+            // plane.
             [0, 0, 1, 0, 1..=255, 0, _, _, _, 0, 0 | 1, 0, ..] => Format::Ico,
             [
                 b'P',
@@ -78,8 +79,7 @@ impl Kind {
         Self::Read(format)
     }
 
-    /// Why an image of this kind is turned away at the door, as a sentence; `None` for what is
-    /// read.
+    /// Returns a sentence with the reason why this type is refused; `None` for a supported one.
     pub fn refusal(self) -> Option<String> {
         match self {
             Self::Read(format @ (Format::Heic | Format::Avif)) if !heif::is_there() => {
@@ -95,8 +95,8 @@ impl Kind {
     }
 }
 
-/// A file of the family of MP4: the main brand comes first, and then, after a version, those that
-/// it is compatible with.
+/// Detects formats of the MP4 family: the main brand comes first, then a version, then the
+/// compatible brands.
 fn of_brands(brands: &[u8]) -> Kind {
     let brands = brands.chunks_exact(4).enumerate().filter(|(place, _)| *place != 1);
     let known = |(_, brand): (usize, &[u8])| match brand {
@@ -111,7 +111,7 @@ fn of_brands(brands: &[u8]) -> Kind {
     brands.into_iter().find_map(known).unwrap_or(Kind::NoImage)
 }
 
-/// Images that people send and that nothing here reads, by name.
+/// Returns the name of a known but unsupported image format.
 fn not_read(bytes: &[u8]) -> Option<&'static str> {
     const STARTS: [(&[u8], &str); 31] = [
         (b"\xff\x0a", "JPEG XL"),
@@ -147,7 +147,7 @@ fn not_read(bytes: &[u8]) -> Option<&'static str> {
         (b"BPG\xfb", "BPG"),
     ];
     match bytes {
-        // Most SVG files begin as XML; the name of the first element may come late.
+        // Most SVG files start as XML; the first element may come late.
         [b'<', b'?', b'x', b'm', b'l', ..] if has(bytes, b"<svg") || has(bytes, b"DOCTYPE svg") => {
             Some("SVG")
         }
@@ -157,7 +157,7 @@ fn not_read(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Targa has no mark of its own: no palette, and a number of bits that there is.
+/// Targa has no signature: this checks for no palette, and a valid number of bits.
 fn is_targa(bytes: &[u8]) -> bool {
     let has_no_palette = matches!(bytes, [_, 0, 2 | 3 | 10 | 11, 0, 0, 0, 0, 0, ..]);
     let pixels = bytes.get(16..18);
@@ -169,7 +169,7 @@ fn has(bytes: &[u8], text: &[u8]) -> bool {
 }
 
 impl Format {
-    /// The formats that are read.
+    /// All supported formats.
     pub const ALL: [Self; 11] = [
         Self::Jpeg,
         Self::Png,
@@ -184,7 +184,7 @@ impl Format {
         Self::Avif,
     ];
 
-    /// The format of these bytes, whatever the file is called.
+    /// Detects the format of these bytes; the file name does not matter.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         match Kind::of(bytes) {
             Kind::Read(format) => Some(format),
@@ -192,7 +192,7 @@ impl Format {
         }
     }
 
-    /// What it is called in a `Content-Type`.
+    /// Returns the media type for `Content-Type`.
     pub const fn media_type(self) -> &'static str {
         match self {
             Self::Jpeg => "image/jpeg",
@@ -209,7 +209,7 @@ impl Format {
         }
     }
 
-    /// The usual ends of file names, the first one preferred.
+    /// Returns the usual file extensions, preferred one first.
     pub fn extensions(self) -> &'static [&'static str] {
         match self {
             Self::Jpeg => &["jpg", "jpeg", "jpe", "jfif"],
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_are_told_by_their_first_bytes() {
+    fn formats_are_detected_by_their_first_bytes() {
         let heads: [(&[u8], Format); 17] = [
             (b"\xFF\xD8\xFF\xE0..JFIF", Format::Jpeg),
             (b"\x89PNG\r\n\x1A\n....", Format::Png),
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn images_that_are_not_read_are_called_by_their_name() {
+    fn unsupported_formats_are_named() {
         let heads: [(&[u8], &str); 11] = [
             (b"\0\0\0\x18ftypmif1\0\0\0\0mif1j2ki", "HEIF with another code than HEVC and AV1"),
             (b"\x0a\x05\x01\x08\0\0\0\0\x60\0\x46\0", "PCX"),
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_image_is_none() {
+    fn other_files_are_not_images() {
         let others: [&[u8]; 12] = [
             b"<?xml version=\"1.0\"?>\n<rss>",
             b"",

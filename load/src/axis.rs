@@ -1,17 +1,17 @@
-//! The axes of charts: where to draw lines, and what to write beside them.
+//! Axes of charts: the positions of lines and their labels.
 
 use std::time::Duration;
 
-/// An axis of values from zero.
+/// A linear axis that starts at zero.
 #[derive(Debug, Clone, Copy)]
 pub struct Axis {
-    /// The value at its upper end.
+    /// The value at the upper end.
     pub top: f64,
     step: f64,
 }
 
 impl Axis {
-    /// Up to a value that people would choose, at or above this one.
+    /// Creates an axis up to a round value of at least `highest`.
     pub fn up_to(highest: f64) -> Self {
         let highest = if highest > 0.0 { highest } else { 1.0 };
         let least = highest / 4.0;
@@ -19,14 +19,14 @@ impl Axis {
         let steps = [1.0, 2.0, 2.5, 5.0, 10.0].map(|times| times * power);
         let mut step = steps.into_iter().find(|step| *step >= least * 0.999_999).unwrap_or(least);
         if highest >= 2.0 {
-            // Nobody wants to see half a job.
+            // Counts have no fractions.
             step = step.max(1.0);
         }
         let top = (highest / step - 1e-9).ceil().max(1.0) * step;
         Self { top, step }
     }
 
-    /// Each line's value and what is written beside it.
+    /// Returns the value and label of each line.
     pub fn ticks(&self) -> Vec<(f64, String)> {
         let count = (self.top / self.step).round() as u32;
         let tick = |number: u32| {
@@ -41,12 +41,12 @@ impl Axis {
     }
 }
 
-/// Without the noise of floats.
+/// Rounds away floating-point noise.
 fn rounded(value: f64) -> String {
     format!("{}", (value * 1e6).round() / 1e6)
 }
 
-/// Seconds between lines, what they are written in, and how many seconds that is.
+/// Steps of a time axis in seconds, with their unit and its length in seconds.
 const TIMES: [(f64, &str, f64); 18] = [
     (1.0, "s", 1.0),
     (5.0, "s", 1.0),
@@ -68,7 +68,7 @@ const TIMES: [(f64, &str, f64); 18] = [
     (30.0 * 86400.0, "days", 86400.0),
 ];
 
-/// The second of each line and what is written beside it, for a run of this length.
+/// Returns the second and label of each line, for a run of this length.
 pub fn time_ticks(length_s: f64) -> Vec<(f64, String)> {
     let fits = |(step, _, _): &(f64, &str, f64)| length_s / step <= 12.0;
     let (step, unit, seconds) = TIMES.into_iter().find(fits).unwrap_or(TIMES[TIMES.len() - 1]);
@@ -80,7 +80,7 @@ pub fn time_ticks(length_s: f64) -> Vec<(f64, String)> {
     (0..=count).map(tick).collect()
 }
 
-/// A time in words.
+/// Formats a duration.
 pub fn span(seconds: f64) -> String {
     humantime::format_duration(Duration::from_millis((seconds * 1e3).round() as u64)).to_string()
 }
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_at_round_values_and_the_last_one_is_not_below_the_highest() {
+    fn lines_are_at_round_values_up_to_at_least_the_highest() {
         check(10.0, &["0", "2.5", "5", "7.5", "10"]);
         check(3.0, &["0", "1", "2", "3"]);
         check(31.0, &["0", "10", "20", "30", "40"]);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_written_in_what_suits_the_length() {
+    fn the_unit_of_times_fits_the_length() {
         let written = |length_s: f64| {
             let ticks = time_ticks(length_s);
             (ticks.len(), ticks.last().unwrap().1.clone())

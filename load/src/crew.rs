@@ -1,4 +1,4 @@
-//! Who makes the load: tasks that upload images, in a closed or in an open loop.
+//! Generates the load: tasks that upload images, in a closed or in an open loop.
 
 use std::{
     sync::{
@@ -29,11 +29,11 @@ use crate::{
     watch::{State, Watch},
 };
 
-/// A server that was there and is not connectable any more is restarting; after so long, it is
-/// gone.
+/// How long connections to a server may be refused: it may be restarting. After this time, the run
+/// stops.
 pub(crate) const GONE: Duration = Duration::from_secs(10);
 
-/// What the uploads of a run share.
+/// The state shared by all uploads of a run.
 pub(crate) struct Crew {
     pub(crate) options: Options,
     pub(crate) fleet: Fleet,
@@ -42,11 +42,11 @@ pub(crate) struct Crew {
     watch: Arc<dyn Watch>,
     next: AtomicU64,
     in_flight: AtomicU64,
-    /// The moment of the upload that waits for a connection, in microseconds since the start; none
-    /// does at zero.
+    /// The due time of the upload that waits for a connection, in microseconds since the start;
+    /// zero if none waits.
     overdue_us: AtomicU64,
     tally: Mutex<Tally>,
-    /// Connections that nobody uses. The one that was used last is used next: the fewest stay open.
+    /// Idle connections. The last used one is used next, so that few stay open.
     kept: Mutex<Vec<Connection>>,
     start: Instant,
 }
@@ -69,7 +69,7 @@ impl Crew {
     }
 
     pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
-        // Counters are never half-changed by a panic.
+        // A panic cannot leave counters half-changed.
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -77,7 +77,7 @@ impl Crew {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many uploads were begun.
+    /// Returns the number of started uploads.
     pub(crate) fn begun(&self) -> u64 {
         self.next.load(Ordering::Relaxed)
     }
@@ -101,12 +101,12 @@ impl Crew {
         });
     }
 
-    /// Hears of the service's fleet for as long as it is not dropped.
+    /// Listens to the events of the service's fleet until it is dropped.
     pub(crate) async fn listen(self: Arc<Self>) {
         self.fleet.listen(&self.options.url, &self.options.headers(), self.start).await;
     }
 
-    /// Makes the load, and ends with its last answer.
+    /// Generates the load, and returns after the last response.
     pub(crate) async fn drive(self: Arc<Self>) -> anyhow::Result<()> {
         match self.options.open.clone() {
             Some(open) => self.drive_open(&open).await,
@@ -124,11 +124,12 @@ impl Crew {
         Ok(())
     }
 
-    /// One connection's share of a closed loop.
+    /// The uploads of one connection of a closed loop.
     async fn work(self: Arc<Self>) {
         let is_over = || self.options.duration.is_some_and(|duration| self.elapsed() >= duration);
         while !is_over() {
-            // A number is only taken by who sends it: they are how many were begun.
+            // A number is only taken for an upload that starts, so that the count is that of
+            // started uploads.
             let most = self.options.requests.unwrap_or(u64::MAX);
             let take = |next| (next < most).then_some(next + 1);
             let Ok(number) = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) else {
@@ -138,8 +139,8 @@ impl Crew {
         }
     }
 
-    /// Each upload at its moment. One that finds all connections busy waits, and those after it
-    /// wait behind it: none is left out, and each one's latency counts from its own moment.
+    /// Starts each upload at its due time. If all connections are busy, it and the following ones
+    /// wait: none is skipped, and each latency counts from its own due time.
     async fn drive_open(self: Arc<Self>, open: &OpenLoop) -> anyhow::Result<()> {
         let pacer = Pacer::new().context("making a timer")?;
         let seats = Arc::new(Semaphore::new(self.options.concurrency));
@@ -159,8 +160,8 @@ impl Crew {
                     seat
                 }
             };
-            // Those behind the one that waited, too: they find a place free, and come late for the
-            // same reason.
+            // Uploads due before the wait ended are late for the same reason, although they find a
+            // free connection.
             let waited = due < free_since;
             while let Some(done) = tasks.try_join_next() {
                 alive(done)?;
@@ -179,7 +180,8 @@ impl Crew {
         open.schedule.sends(open.arrivals, open.seed).take_while(move |at| *at < duration)
     }
 
-    /// Uploads of an open loop that were due and were not begun when the run was stopped.
+    /// Returns the number of uploads of an open loop that were due, but not started, when the run
+    /// was stopped.
     pub(crate) fn never_begun(&self, stopped_at: Duration) -> u64 {
         let most = self.options.requests.unwrap_or(u64::MAX);
         let due = self
@@ -200,7 +202,7 @@ impl Crew {
         self.upload(number, due, waited).await;
     }
 
-    /// One upload that is due, to its end.
+    /// Runs one upload to its end.
     async fn upload(&self, number: u64, due: Instant, waited: bool) {
         let place = (number % self.options.images.len() as u64) as usize;
         let image = &self.options.images[place];
@@ -216,8 +218,8 @@ impl Crew {
                     self.kept().extend(connection);
                     end
                 }
-                // An answer that comes later must not be taken for that of the next image: the
-                // connection is dropped.
+                // A late response must not be taken for that of the next image, so the connection
+                // is dropped.
                 Err(_late) => Err(Failure::Timeout(self.options.timeout)),
             }
         } else {
@@ -227,7 +229,7 @@ impl Crew {
         self.note(place, end, Times { due: due - self.start, took: due.elapsed() });
     }
 
-    /// One image, from its upload to its label.
+    /// Uploads one image and waits for its label.
     async fn classify(
         &self,
         image: &ImageFile,
@@ -260,7 +262,7 @@ impl Crew {
         }
     }
 
-    /// Asks on the connection there is, or on a new one.
+    /// Sends a request on the given connection, or on a new one.
     async fn ask(
         &self,
         request: &(dyn Fn() -> Request<Pieces> + Sync),
@@ -278,8 +280,8 @@ impl Crew {
                     *connection = Some(open);
                     return Ok(answer);
                 }
-                // A server may close a kept connection at the moment it is used again. Uploads are
-                // content-addressed: sending one twice is safe.
+                // A server may close an idle connection just before it is used. Uploads are
+                // content-addressed, so repeating one is safe.
                 Err(Lost::HungUp(_)) if was_kept => self.tally().reconnects += 1,
                 Err(lost) => return Err(Failure::Lost(lost.to_string())),
             }

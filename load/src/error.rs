@@ -1,8 +1,9 @@
-//! Why there is no result.
+//! The error of this crate.
 
 use std::fmt;
 
-/// Why a run could not begin, or images or labels could not be read: one sentence.
+/// The reason why a run could not start, or why images or labels could not be read, as one
+/// sentence.
 #[derive(Debug)]
 pub struct Error(anyhow::Error);
 

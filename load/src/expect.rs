@@ -1,4 +1,4 @@
-//! What a good answer is, and where the label is in it: EIRS's own, or another service's.
+//! Recognises a good response and finds its label, for EIRS and for other services.
 
 use std::str::FromStr;
 
@@ -7,15 +7,15 @@ use regex::Regex;
 
 use crate::{failure::Failure, http::Answer};
 
-/// How to read an answer.
+/// The form of a good response.
 #[derive(Debug, Clone, Default)]
 pub enum Expect {
-    /// A 200 that is the label alone, or a result in JSON.
+    /// Status 200, with the label as plain text, or a result in JSON.
     #[default]
     Eirs,
-    /// JSON that holds the label at this place (RFC 6901).
+    /// JSON with the label at this pointer (RFC 6901).
     Pointer(String),
-    /// Text that matches; its first group is the label, or else what matched.
+    /// Text that matches; the label is the first group, or else the whole match.
     Match(Regex),
 }
 
@@ -34,7 +34,7 @@ impl FromStr for Expect {
 }
 
 impl Expect {
-    /// Whether an answer with this status is one to look into.
+    /// Returns whether a response with this status may have a label.
     pub(crate) fn wants(&self, status: u16) -> bool {
         match self {
             Self::Eirs => status == 200,
@@ -42,7 +42,7 @@ impl Expect {
         }
     }
 
-    /// The label in an answer.
+    /// Returns the label in a response.
     pub(crate) fn label(&self, answer: &Answer) -> Result<String, Failure> {
         match self {
             Self::Eirs => eirs(answer).ok_or_else(|| Failure::NoLabel(answer.detail())),
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_finds_its_first_group_or_all_that_matches() {
+    fn a_pattern_finds_its_first_group_or_the_whole_match() {
         check("cat|dog", "it is a cat!", Ok("cat"));
         check(r"class=(\w+)", "id=3 class=dog", Ok("dog"));
         check("(?s)^OK(.*)$", "OK \n", Ok(""));
@@ -114,14 +114,14 @@ mod tests {
     }
 
     #[test]
-    fn other_services_may_say_created_and_eirs_may_not() {
+    fn other_services_may_respond_201_but_eirs_may_not() {
         assert!(Expect::Eirs.wants(200) && !Expect::Eirs.wants(201));
         let other: Expect = "/label".parse().unwrap();
         assert!(other.wants(201) && !other.wants(302));
     }
 
     #[test]
-    fn a_broken_pattern_is_said() {
+    fn an_invalid_pattern_is_refused() {
         assert!(
             "(".parse::<Expect>().unwrap_err().starts_with("`(` is neither a JSON pointer nor a pattern: ")
         );

@@ -1,10 +1,10 @@
-//! Why an image has no label.
+//! The failure of an image.
 
 use std::time::Duration;
 
 use hyper::StatusCode;
 
-/// Why an image has no label.
+/// The reason why an image has no label.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error("{}{}", .0.as_u16(), and_detail(.1))]
@@ -30,7 +30,7 @@ fn and_detail(detail: &str) -> String {
 }
 
 impl Failure {
-    /// What failures are counted by.
+    /// Returns the category under which the failure is counted.
     pub(crate) fn kind(&self) -> String {
         match self {
             Self::Status(status, _) => status.as_u16().to_string(),

@@ -1,5 +1,5 @@
-//! The fleet of the service under test, from its `GET /events` during the load. A service without
-//! such a thing is one without a fleet.
+//! Records the fleet of the tested service during the load, from its `GET /events`. Services
+//! without this endpoint have no fleet.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -18,36 +18,36 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::http::{Connection, Pieces, Url, header_pair};
 
-/// A service that sends no event within this time has none.
+/// How long to wait for the first response.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A service that sent events and went away is asked again after this.
+/// The wait before connecting again, if the service sent events before.
 const AGAIN: Duration = Duration::from_secs(1);
-/// More samples than this are not seen in a picture; then every second one goes.
+/// Maximum number of samples, enough for a chart; above it, every second one is removed.
 const MOST: usize = 2000;
 
-/// One pool at one moment. What the controller does not know is absent.
+/// One pool at one time. Values that the controller does not know are absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Pool {
-    /// The name of the token.
+    /// The name of the pool.
     pub name: String,
-    /// Instances that take jobs.
+    /// Ready instances.
     pub ready: Option<u64>,
-    /// Those that will.
+    /// Starting instances.
     pub starting: Option<u64>,
-    /// Those that did.
+    /// Instances that are leaving.
     pub leaving: Option<u64>,
-    /// How many the policy wants.
+    /// Instances that the policy wants.
     pub desired: Option<u64>,
-    /// Jobs that wait.
+    /// Waiting jobs.
     pub visible: Option<u64>,
-    /// Jobs that somebody works on.
+    /// Jobs in flight.
     pub in_flight: Option<u64>,
-    /// Jobs that arrive, in one second.
+    /// Arriving jobs per second.
     pub arrivals_per_s: Option<f64>,
 }
 
-/// All pools at one moment.
+/// All pools at one time.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sample {
     /// Seconds since the start of the run.
@@ -56,23 +56,23 @@ pub struct Sample {
     pub pools: Vec<Pool>,
 }
 
-/// What a `status` event says, as far as it is of interest here.
+/// The relevant members of a `status` event.
 #[derive(Deserialize)]
 struct Status {
-    /// When the service said it, by its own clock.
+    /// The time of the event, by the clock of the service.
     at: Option<DateTime<Utc>>,
     controller: Option<Controller>,
 }
 
 #[derive(Deserialize)]
 struct Controller {
-    /// When the controller last looked.
+    /// The time of the controller's last pass.
     at: Option<DateTime<Utc>>,
     #[serde(default)]
     pools: Vec<Pool>,
 }
 
-/// What was heard of the fleet.
+/// The recorded fleet.
 #[derive(Debug, Default)]
 pub(crate) struct Fleet {
     heard: Mutex<Heard>,
@@ -82,34 +82,32 @@ pub(crate) struct Fleet {
 struct Heard {
     samples: Vec<Sample>,
     latest: Option<Sample>,
-    /// When the service said something for the first time: what the controller saw before that is
-    /// not of this run.
+    /// The time of the first event. Passes of the controller before it do not belong to this run.
     since: Option<DateTime<Utc>>,
-    /// One event in this many is kept as a sample.
+    /// One in this many events is kept as a sample.
     step: usize,
     events: usize,
 }
 
 impl Fleet {
     fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
-        // A sample is there or not, whatever panics.
+        // A panic cannot leave a sample incomplete.
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How things stand, as far as it is known.
+    /// Returns the latest sample.
     pub(crate) fn latest(&self) -> Option<Sample> {
         self.heard().latest.clone()
     }
 
-    /// All that was heard, in order.
+    /// Returns all samples, in order.
     pub(crate) fn samples(&self) -> Vec<Sample> {
         let heard = self.heard();
         let latest = heard.latest.as_ref().filter(|latest| heard.samples.last() != Some(latest));
         heard.samples.iter().chain(latest).cloned().collect()
     }
 
-    /// Listens for as long as it is not dropped, or until it is clear that there is nothing to
-    /// hear.
+    /// Listens until it is dropped, or until it is clear that the service has no events.
     pub(crate) async fn listen(&self, url: &Url, headers: &HeaderMap, start: Instant) {
         let mut has_told = false;
         loop {
@@ -121,7 +119,7 @@ impl Fleet {
         }
     }
 
-    /// Listens until the service ends the stream; returns whether it sent anything.
+    /// Listens until the service ends the stream; returns whether it sent any event.
     async fn listen_once(&self, url: &Url, headers: &HeaderMap, start: Instant) -> bool {
         let mut headers = headers.clone();
         let (accept, events) = header_pair(header::ACCEPT, "text/event-stream");
@@ -133,7 +131,7 @@ impl Fleet {
             let kind = answer.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
             let is_told =
                 answer.status() == 200 && kind.is_some_and(|kind| kind.starts_with(b"text/event-stream"));
-            // The connection lives as long as somebody may ask on it.
+            // Dropping the connection would end the stream.
             is_told.then_some((connection, answer.into_body()))
         };
         let Ok(Some((_connection, body))) = timeout(PATIENCE, begin).await else { return false };
@@ -151,7 +149,7 @@ impl Fleet {
         has_told
     }
 
-    /// Takes in what a status says of this run.
+    /// Records a status if it belongs to this run.
     fn hear(&self, status: Status, at_s: f64) {
         let since = *self.heard().since.get_or_insert(status.at.unwrap_or_default());
         let looked = |controller: &Controller| controller.at.is_none_or(|at| at >= since);
@@ -180,7 +178,7 @@ impl Fleet {
 }
 
 impl Sample {
-    /// Of all pools together; absent where no pool knows it.
+    /// Returns the sum over all pools; `None` if no pool knows the value.
     pub(crate) fn sum(&self, value: fn(&Pool) -> Option<u64>) -> Option<u64> {
         self.pools.iter().filter_map(value).reduce(|one, other| one + other)
     }
@@ -191,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_run_has_few_samples_and_they_are_spread_over_all_of_it() {
+    fn samples_of_a_long_run_are_few_and_evenly_spread() {
         let fleet = Fleet::default();
         for second in 0..50_000u32 {
             fleet.note(Sample { at_s: second.into(), pools: Vec::new() });
@@ -204,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_controller_saw_before_the_run_is_not_of_it() {
+    fn passes_before_the_run_are_ignored() {
         let fleet = Fleet::default();
         let hear = |at: &str, looked: &str, visible: u64| {
             let status = serde_json::json!({
@@ -226,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_pool_knows_is_unknown_and_what_some_know_is_added() {
+    fn sums_are_over_known_values_and_unknown_without_any() {
         let pool = |ready, visible| Pool { ready, visible, ..Pool::default() };
         let sample = Sample { at_s: 0.0, pools: vec![pool(Some(2), None), pool(Some(3), None)] };
         assert_eq!((sample.sum(|pool| pool.ready), sample.sum(|pool| pool.visible)), (Some(5), None));

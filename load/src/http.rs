@@ -1,5 +1,5 @@
-//! The smallest HTTP/1.1 client that does what the tools need: one kept-alive connection at a time,
-//! bodies made of ready pieces that are never copied, and sentences for whatever goes wrong.
+//! A minimal HTTP/1.1 client for the load generator: one request at a time on a kept-alive
+//! connection, request bodies of ready pieces that are not copied, and one sentence per error.
 
 mod tls;
 mod url;
@@ -22,14 +22,14 @@ use tokio::{
 
 pub use self::url::Url;
 
-/// No answer that the tools read is larger; a foreign server might send without end.
+/// Maximum size of a response body; another service might send without end.
 const MOST_OF_AN_ANSWER: usize = 8 << 20;
-/// Whether an answer was stored.
+/// Says whether a response came from a cache.
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-/// Where a server does not say when to ask again.
+/// The wait before asking again, if the server specifies none.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A header of constant text.
+/// Creates a header with constant text.
 pub fn header_pair(name: HeaderName, value: &'static str) -> (HeaderName, HeaderValue) {
     (name, HeaderValue::from_static(value))
 }
@@ -43,17 +43,17 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// These pieces, one after the other.
+    /// Creates a body of these pieces in order.
     pub fn of(pieces: [Bytes; 5]) -> Self {
         Self { pieces, next: 0 }
     }
 
-    /// How many bytes are left.
+    /// Returns the number of remaining bytes.
     pub fn len(&self) -> u64 {
         self.pieces[self.next..].iter().map(|piece| piece.len() as u64).sum()
     }
 
-    /// Whether nothing is left.
+    /// Returns whether no bytes remain.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -87,30 +87,30 @@ impl Body for Pieces {
     }
 }
 
-/// Why there is no answer.
+/// The reason why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum Lost {
-    /// No connection could be made.
+    /// The connection failed.
     #[error("{0}")]
     NotConnected(#[source] io::Error),
-    /// The server is not who it says it is, or does not speak TLS.
+    /// The server's certificate is not valid or trusted, or the server does not speak TLS.
     #[error("no secure connection: {0}")]
     NotSecure(String),
-    /// The connection ended before the answer did.
+    /// The connection ended before the response was complete.
     #[error("the server closed the connection without a response ({0})")]
     HungUp(String),
-    /// The answer was too long to be one of the service's.
+    /// The response is too long for this service.
     #[error("the response is longer than {} MiB", MOST_OF_AN_ANSWER >> 20)]
     TooLong,
 }
 
 impl Lost {
-    /// Whether nothing listens there.
+    /// Returns whether the connection was refused.
     pub fn is_refused(&self) -> bool {
         matches!(self, Self::NotConnected(error) if error.kind() == io::ErrorKind::ConnectionRefused)
     }
 
-    /// The same, as a sentence about a server.
+    /// Formats the error with the URL of the server.
     pub fn at(&self, url: &Url) -> String {
         match self {
             lost if lost.is_refused() => {
@@ -122,12 +122,12 @@ impl Lost {
     }
 }
 
-/// A connection that is kept for the next request.
+/// A kept-alive connection.
 #[derive(Debug)]
 pub struct Connection(SendRequest<Pieces>);
 
 impl Connection {
-    /// Connects, and lets a task look after the connection until it ends.
+    /// Connects, and starts a task that drives the connection until it ends.
     pub async fn open(url: &Url) -> Result<Self, Lost> {
         let stream = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(Lost::NotConnected)?;
         stream.set_nodelay(true).map_err(Lost::NotConnected)?;
@@ -141,25 +141,25 @@ impl Connection {
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| Lost::HungUp(error.to_string()))?;
         tokio::spawn(async move {
-            // All waiters get the same.
-            let _told = connection.await;
+            // The same error reaches the requests.
+            let _error = connection.await;
         });
         Ok(Self(sender))
     }
 
-    /// Whether the server has closed it in the meantime.
+    /// Returns whether the server has closed the connection.
     pub fn is_closed(&self) -> bool {
         self.0.is_closed()
     }
 
-    /// Sends a request and reads the head of the answer; the body comes by and by.
+    /// Sends a request and returns the head of the response, with the body as a stream.
     pub async fn begin(&mut self, request: Request<Pieces>) -> Result<Response<Incoming>, Lost> {
         let hung_up = |error: hyper::Error| Lost::HungUp(error.to_string());
         self.0.ready().await.map_err(hung_up)?;
         self.0.send_request(request).await.map_err(hung_up)
     }
 
-    /// Sends a request and reads the whole answer.
+    /// Sends a request and reads the whole response.
     pub async fn ask(&mut self, request: Request<Pieces>) -> Result<Answer, Lost> {
         let hung_up = |error: hyper::Error| Lost::HungUp(error.to_string());
         let (head, body) = self.begin(request).await?.into_parts();
@@ -171,29 +171,29 @@ impl Connection {
     }
 }
 
-/// An answer, read to its end.
+/// A complete response.
 #[derive(Debug)]
 pub struct Answer {
-    /// Its status.
+    /// The status.
     pub status: StatusCode,
-    /// Its headers.
+    /// The headers.
     pub headers: HeaderMap,
-    /// Its body.
+    /// The body.
     pub body: Bytes,
 }
 
 impl Answer {
-    /// A header's text.
+    /// Returns the text of a header.
     pub fn header(&self, name: HeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Whether the service says that it had the answer before it was asked (RFC 9211).
+    /// Returns whether the response came from a cache (RFC 9211).
     pub fn is_stored(&self) -> bool {
         self.header(CACHE_STATUS).is_some_and(|text| text.split([';', ',']).any(|word| word.trim() == "hit"))
     }
 
-    /// When the server wants to be asked again.
+    /// Returns the wait that the server asks for.
     pub fn retry_after(&self) -> Duration {
         let seconds = self.header(header::RETRY_AFTER).and_then(|text| text.trim().parse::<f64>().ok());
         let said = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -201,18 +201,18 @@ impl Answer {
         said.map_or(ASK_AGAIN, |said| said.max(Duration::from_millis(20)))
     }
 
-    /// The path to go on with after a 202.
+    /// Returns the path to continue with after a 202.
     pub fn location(&self) -> Option<String> {
         let uri: Uri = self.header(header::LOCATION)?.parse().ok()?;
         Some(uri.path_and_query()?.as_str().to_owned())
     }
 
-    /// The body as JSON, whatever its type says; `Null` where it is none.
+    /// Parses the body as JSON, ignoring its media type; `Null` if it is not JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// What a failure is about: the problem's detail, or the start of the text.
+    /// Returns the detail of a problem response, or else the first line of the text.
     pub fn detail(&self) -> String {
         let problem = self.json();
         let told = ["detail", "reason", "title"].iter().find_map(|key| problem.get(key)?.as_str());

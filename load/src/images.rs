@@ -1,4 +1,4 @@
-//! The images of a folder, read once, and how one becomes as many different ones as a test needs.
+//! Reads the images of a folder, and makes unique copies of them.
 
 use std::{
     fs,
@@ -14,25 +14,24 @@ use walkdir::WalkDir;
 
 use crate::error::Error;
 
-/// How many of the files that are not images are named.
+/// Number of skipped files that are named.
 const SHOWN: usize = 5;
-/// Images beyond this many bytes in total are read again for each upload, so that a large folder
-/// does not fill the memory.
+/// Maximum total size of images in memory, in bytes; further ones are read for each upload.
 const KEPT_IN_MEMORY: u64 = 512 << 20;
 
 /// An image file to upload.
 #[derive(Debug, Clone)]
 pub struct ImageFile {
-    /// Its path below the folder, with `/` between the parts.
+    /// The path relative to the folder, with `/` as separator.
     pub name: String,
-    /// Its media type, judged by its first bytes, or else by its ending.
+    /// The media type, judged by the first bytes, or else by the extension.
     pub media_type: &'static str,
     path: PathBuf,
     bytes: Option<Bytes>,
 }
 
 impl ImageFile {
-    /// An image that is in memory already.
+    /// Creates an image from bytes in memory.
     pub fn in_memory(name: &str, bytes: Bytes) -> Self {
         let path = PathBuf::from(name);
         let media_type =
@@ -40,18 +39,18 @@ impl ImageFile {
         Self { name: name.to_owned(), media_type, path, bytes: Some(bytes) }
     }
 
-    /// The name without folders.
+    /// Returns the name without folders.
     pub fn file_name(&self) -> &str {
         self.name.rsplit('/').next().unwrap_or(&self.name)
     }
 
-    /// Where the file is on this machine, from the root, with `/` between the parts.
+    /// Returns the absolute path, with `/` as separator.
     pub fn whole_path(&self) -> String {
         let whole = std::path::absolute(&self.path);
         whole.as_ref().unwrap_or(&self.path).to_string_lossy().into_owned()
     }
 
-    /// Its bytes, from memory or from the file.
+    /// Returns the content, from memory or from the file.
     pub async fn bytes(&self) -> std::io::Result<Bytes> {
         match &self.bytes {
             Some(bytes) => Ok(bytes.clone()),
@@ -60,17 +59,17 @@ impl ImageFile {
     }
 }
 
-/// What a folder holds.
+/// The content of a folder.
 #[derive(Debug, Default)]
 pub struct Folder {
-    /// Its images, in the order of their paths.
+    /// The images, ordered by path.
     pub images: Vec<ImageFile>,
-    /// The paths below it of the files that are none.
+    /// The relative paths of files that are not images.
     pub passed_over: Vec<String>,
 }
 
 impl Folder {
-    /// A sentence about the files that are no images.
+    /// Returns a sentence about the files that are not images.
     pub fn remark(&self) -> Option<String> {
         let names = &self.passed_over;
         let shown: Vec<_> = names.iter().take(SHOWN).map(|name| name.as_str()).collect();
@@ -82,13 +81,13 @@ impl Folder {
     }
 }
 
-/// The images below a folder (or the one image file that is named), in the order of their paths, at
-/// most `most` of them: every file that begins like an image or is called like one. Hidden files
-/// and folders are not looked at.
+/// Reads the images in a folder and its subfolders (or a single image file), ordered by path, at
+/// most `most` of them. A file is an image by its first bytes or its extension. Hidden files and
+/// folders are skipped.
 ///
 /// # Errors
 ///
-/// If the folder or a file in it cannot be read, or there is no image in it.
+/// Fails if the folder or a file cannot be read, or if there is no image.
 pub fn read_folder(folder: &Path, most: Option<u64>) -> Result<Folder, Error> {
     Ok(read(folder, most)?)
 }
@@ -103,7 +102,7 @@ fn read(folder: &Path, most: Option<u64>) -> anyhow::Result<Folder> {
     for entry in WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter().filter_entry(visible)
     {
         let entry = entry.map_err(|error| {
-            // A link whose target is gone is not the whole folder.
+            // A dangling symlink is reported as such, not as the folder.
             let inside = error.path().filter(|path| *path != folder).map(|path| path.display().to_string());
             let what = inside.unwrap_or_else(|| format!("the image folder {shown}"));
             match error.into_io_error() {
@@ -141,7 +140,7 @@ fn read(folder: &Path, most: Option<u64>) -> anyhow::Result<Folder> {
     Ok(found)
 }
 
-/// Whether files with this ending are images.
+/// Returns whether this is the extension of an image format.
 pub fn is_ending(ending: &str) -> bool {
     Format::ALL.into_iter().any(|format| has_ending(format, ending))
 }
@@ -150,8 +149,9 @@ fn has_ending(format: Format, ending: &str) -> bool {
     format.extensions().iter().any(|known| known.eq_ignore_ascii_case(ending))
 }
 
-/// What an image file is; `None` for another file. One that is called like an image is sent
-/// whatever it holds: how a service refuses a broken one is of interest, too.
+/// Returns the media type of an image file; `None` for other files. A file with an image's
+/// extension counts even if its content is invalid, since the service's reaction to it matters,
+/// too.
 fn media_type(path: &Path) -> Option<&'static str> {
     let head = || {
         let mut head = Vec::new();
@@ -171,12 +171,11 @@ fn by_ending(path: &Path) -> Option<&'static str> {
     known.map(Format::media_type)
 }
 
-/// Makes every upload an image with other bytes and the same pixels, so that no stored result is
-/// returned.
+/// Makes each upload a different file with the same pixels, so that the service has no stored
+/// result for it.
 #[derive(Debug)]
 pub struct Uniquely {
-    /// Another one for each run, so that a second run is not answered from the results of the
-    /// first.
+    /// Differs between runs, so that a second run does not get the results of the first.
     run: u64,
 }
 
@@ -187,7 +186,7 @@ impl Default for Uniquely {
 }
 
 impl Uniquely {
-    /// The image in three parts, the middle one of which is all that is new.
+    /// Returns the image in three parts, of which only the middle one is new.
     pub fn marked(&self, image: &Bytes, number: u64) -> [Bytes; 3] {
         let mark = format!("eirs {:016x} {number}", self.run);
         match place(image) {
@@ -211,18 +210,18 @@ impl Uniquely {
     }
 }
 
-/// Where a file may hold a comment.
+/// The position of the mark in a file.
 enum Place {
-    /// A COM segment right behind the start of the image.
+    /// In a COM segment after the start of the image.
     JpegComment,
-    /// A tEXt chunk behind the header chunk.
+    /// In a tEXt chunk after the header chunk.
     PngText,
-    /// Behind the end, where decoders do not look.
+    /// After the end, which decoders ignore.
     End,
 }
 
-/// The signature of a PNG and its header chunk: 8 bytes; length, name, 13 bytes of content and
-/// checksum.
+/// The size of the signature of a PNG and its header chunk, in bytes: 8; length, name, 13 bytes of
+/// content and check sum.
 const PNG_HEAD: usize = 8 + 4 + 4 + 13 + 4;
 
 fn place(image: &[u8]) -> Place {
@@ -244,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_whose_target_is_gone_is_named_and_not_the_folder() {
+    fn the_error_for_a_dangling_symlink_names_it() {
         let folder = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("gone.jpg", folder.path().join("link.jpg")).unwrap();
         let said = format!("{:#}", read_folder(folder.path(), None).unwrap_err());
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_image_at_all_is_marked_too_and_does_not_panic() {
+    fn marking_other_files_does_not_panic() {
         for bytes in
             [&b""[..], &[0xFF, 0xD8], &[0xFF, 0xD8, 0xFF], b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\n    IHDR"]
         {
@@ -309,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_begins_like_an_image_is_one_whatever_its_name() {
+    fn a_file_that_starts_like_an_image_is_one_whatever_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let mut bitmap = b"BM".to_vec();
         bitmap.extend([54, 0, 0, 0, 0, 0, 0, 0, 54, 0, 0, 0, 40, 0, 0, 0]);
@@ -334,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn every_ending_of_what_the_service_reads_is_one_of_an_image() {
+    fn every_extension_of_a_supported_format_is_accepted() {
         for ending in Format::ALL.into_iter().flat_map(Format::extensions) {
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join(format!("a.{ending}")), "broken").unwrap();
@@ -344,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_without_images_and_no_folder_are_said() {
+    fn missing_folders_and_folders_without_images_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let error = read_folder(folder.path(), None).unwrap_err().to_string();
         assert!(error.starts_with("no image in "), "{error}");

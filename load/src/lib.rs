@@ -1,13 +1,13 @@
 //! A load generator for services that classify images, in particular EIRS: it uploads images over
-//! HTTP, and reports throughput, latency and accuracy, and whether goals were met.
+//! HTTP, and reports throughput, latency, accuracy, and whether goals were met.
 //!
-//! In a *closed* loop each connection uploads an image, waits for its label and takes the next one,
-//! so that the load follows the service. In an *open* loop ([`OpenLoop`]) uploads are sent at the
-//! moments of a [`Schedule`], whatever the service does, and each latency counts from the moment at
-//! which the upload was due, so that a service that stalls cannot hide it.
+//! In a *closed* loop, each connection uploads an image, waits for its label and continues with the
+//! next one, so the load adapts to the service. In an *open* loop ([`OpenLoop`]), uploads are sent
+//! at the times of a [`Schedule`], independent of the service. Each latency counts from the time
+//! when the upload was due, so that a stalled service cannot hide its delays.
 //!
-//! A `202` with a `Location` is followed until the label is there, and `429` and `503` with their
-//! `Retry-After` are obeyed. [`Expect`] finds the label in the responses of other services.
+//! A `202` with a `Location` is polled until the label is available. `Retry-After` of `202`, `429`
+//! and `503` is respected. [`Expect`] finds the label in the responses of other services.
 //!
 //! ```
 //! # use std::io::{Read, Write};
@@ -42,7 +42,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let address = serve();
-//! // From a folder: `eirs_load::images::read_folder`.
+//! // From a folder, use `eirs_load::images::read_folder`.
 //! let images = vec![ImageFile::in_memory("cat/1.jpg", b"\xff\xd8\xff...".as_slice().into())];
 //! let options = Options {
 //!     requests: None,
@@ -59,7 +59,7 @@
 //! # }
 //! ```
 //!
-//! A [`Watch`] sees each label and the progress while a run goes on. A [`Report`] is shown as text
+//! A [`Watch`] receives each label and the progress during a run. A [`Report`] is formatted as text
 //! by `Display`, as JSON by `serde`, and as an HTML page by [`page()`].
 
 pub mod axis;

@@ -1,4 +1,4 @@
-//! What a run is to do.
+//! The options of a run.
 
 use std::{collections::HashSet, str::FromStr, time::Duration};
 
@@ -14,58 +14,58 @@ use crate::{
     truth::Truth,
 };
 
-/// What to upload, where to, and how.
+/// The images to upload, the service, and the kind of load.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The service. `/upload` is the path of a URL without one.
+    /// The service. If the URL has no path, it is `/upload`.
     pub url: Url,
-    /// What to upload. If there are more uploads than images, the images repeat.
+    /// The images to upload. If there are more uploads than images, the images repeat.
     pub images: Vec<ImageFile>,
-    /// The number of uploads at most.
+    /// Maximum number of uploads.
     pub requests: Option<u64>,
-    /// How long to begin uploads; those in flight at the end are awaited.
+    /// How long to start uploads; those in flight at the end are awaited.
     pub duration: Option<Duration>,
-    /// Uploads in flight: in a closed loop always this number, in an open loop at most.
+    /// Number of uploads in flight: constant in a closed loop, the maximum in an open loop.
     pub concurrency: usize,
-    /// When to send; `None` is a closed loop.
+    /// The schedule of an open loop; `None` for a closed loop.
     pub open: Option<OpenLoop>,
     /// The name of the multipart field.
     pub field: String,
-    /// Whether the image is the whole body, without a form around it.
+    /// Whether the body is the bare image, without a multipart form.
     pub bare: bool,
-    /// Whether every upload is made a new image, by a comment in the file, so that no stored result
-    /// is returned.
+    /// Whether to make every upload a new image, with a comment in the file, so that the service
+    /// has no stored result for it.
     pub unique: bool,
-    /// What a good response is, and where its label is.
+    /// The form of a good response, and the position of its label.
     pub expect: Expect,
     /// The `Authorization` header of every request.
     pub token: Option<HeaderValue>,
-    /// The longest time from an upload to its label; in an open loop, from the moment at which the
-    /// upload was due.
+    /// Maximum time from an upload to its label; in an open loop, from the time when the upload was
+    /// due.
     pub timeout: Duration,
     /// The correct labels of the images, for the accuracy.
     pub truth: Option<Truth>,
     /// The goals of the run.
     pub slo: Slo,
-    /// Ends the run early, with a report of what was done.
+    /// Ends the run early when cancelled, with a report so far.
     pub stop: CancellationToken,
 }
 
-/// When the uploads of an open loop are due.
+/// The times of uploads in an open loop.
 #[derive(Debug, Clone)]
 pub struct OpenLoop {
-    /// What was asked for, for the reader of a report.
+    /// The schedule as given by the user, for the report.
     pub words: String,
-    /// The rates, or the moments.
+    /// The rates or times.
     pub schedule: Schedule,
-    /// How uploads are spread over time at a rate.
+    /// The distribution of uploads over time at a rate.
     pub arrivals: Arrivals,
-    /// The seed of random arrivals: the same seed gives the same moments.
+    /// The seed of random arrivals: the same seed gives the same times.
     pub seed: u64,
 }
 
 impl OpenLoop {
-    /// Evenly by this schedule; `words` says to the reader of a report where it is from.
+    /// Creates an open loop with even arrivals; `words` describes the schedule in the report.
     pub fn new(words: impl Into<String>, schedule: Schedule) -> Self {
         Self { words: words.into(), schedule, arrivals: Arrivals::Even, seed: 1 }
     }
@@ -74,14 +74,14 @@ impl OpenLoop {
 impl FromStr for OpenLoop {
     type Err = String;
 
-    /// Reads rates as [`Schedule`] does, such as `50` or `0..200@60s,200@5m`, and sends evenly.
+    /// Parses rates like [`Schedule`], such as `50` or `0..200@60s,200@5m`, with even arrivals.
     fn from_str(words: &str) -> Result<Self, String> {
         Ok(Self::new(words, words.parse()?))
     }
 }
 
 impl Options {
-    /// Each image once, 32 at a time, as EIRS takes them.
+    /// Creates options for EIRS that upload each image once, 32 at a time.
     pub fn new(url: Url, images: Vec<ImageFile>) -> Self {
         Self {
             url,
@@ -102,12 +102,12 @@ impl Options {
         }
     }
 
-    /// What every request of the run has.
+    /// Returns the headers of every request.
     pub(crate) fn headers(&self) -> HeaderMap {
         self.token.iter().map(|token| (header::AUTHORIZATION, token.clone())).collect()
     }
 
-    /// The images that a run uses and that have no label, each once.
+    /// Returns the images without a label that a run uses, each once.
     pub(crate) fn unlabelled(&self, uploads: u64) -> Vec<&str> {
         let used = usize::try_from(uploads).unwrap_or(usize::MAX).min(self.images.len());
         let missing = self.truth.iter().flat_map(|truth| truth.missing(&self.images[..used]));

@@ -1,9 +1,8 @@
-//! Waiting for a moment to the microsecond.
+//! Waits for a time with microsecond precision.
 //!
-//! Tokio's timers count in milliseconds and round up, so that each upload would begin up to a
-//! millisecond late. The kernel's timers are exact, and one of them as a file descriptor wakes the
-//! runtime in the same way as an answer does: no thread spins, and nothing is handed from one
-//! thread to another.
+//! Tokio's timers have a resolution of a millisecond and round up, so that each upload would start
+//! up to a millisecond late. A kernel timer is exact, and as a file descriptor it wakes the runtime
+//! in the same way as a response does, without a spinning thread or a switch between threads.
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
@@ -15,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-/// A timer of the kernel.
+/// A kernel timer.
 #[derive(Debug)]
 pub(crate) struct Pacer {
     timer: AsyncFd<OwnedFd>,
@@ -28,7 +27,7 @@ impl Pacer {
         Ok(Self { timer: watched(timer)? })
     }
 
-    /// Waits until then; at once where that is over.
+    /// Waits until `due`; returns at once if it has passed.
     pub(crate) async fn until(&self, due: Instant) -> io::Result<()> {
         loop {
             let left = due.saturating_duration_since(Instant::now());
@@ -38,8 +37,8 @@ impl Pacer {
             self.set(left)?;
             let mut ready = self.timer.readable().await?;
             let mut expirations = [0; 8];
-            // A readiness from a setting before is no expiration of this one: then there is nothing
-            // to read, and it is asked again.
+            // Readiness from an earlier setting is not an expiration of this one: then there is
+            // nothing to read, and the wait continues.
             let _read = ready.try_io(|timer| Ok(rustix::io::read(timer, &mut expirations)?));
         }
     }
@@ -55,14 +54,14 @@ impl Pacer {
     }
 }
 
-/// Passes the timer to tokio, which reports when it can be read.
+/// Registers the timer with tokio, which reports when it is readable.
 #[expect(
     unsafe_code,
     reason = "tokio asks its caller to promise that the descriptor is open and stays the same"
 )]
 fn watched(timer: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is open until it is dropped, and nobody here takes `&mut` to put another
-    // one in its place.
+    // SAFETY: an `OwnedFd` is open until it is dropped, and nothing here takes `&mut` to replace
+    // it.
     let registered = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) };
     registered.map_err(Into::into)
 }
@@ -72,7 +71,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn nothing_is_too_early_and_what_is_over_is_not_waited_for() {
+    async fn waits_never_end_early_and_past_times_return_at_once() {
         let pacer = Pacer::new().unwrap();
         let start = Instant::now();
         pacer.until(start).await.unwrap();
@@ -84,7 +83,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wait_that_was_given_up_does_not_shorten_the_next_one() {
+    async fn a_cancelled_wait_does_not_shorten_the_next_one() {
         let pacer = Pacer::new().unwrap();
         let soon = Instant::now() + Duration::from_millis(2);
         let given_up =

@@ -1,5 +1,5 @@
-//! The report as a page: one file with everything in it, to read on a screen, a phone or paper, and
-//! to send on. It has no scripts and loads nothing; its own policy for the browser says so, too.
+//! The report as an HTML page: a single file to view on a screen, a phone or paper, and to share.
+//! It has no scripts and loads nothing, which its Content-Security-Policy enforces.
 
 mod chart;
 
@@ -19,9 +19,9 @@ use crate::{
 
 const STYLE: &str = include_str!("page/style.css");
 
-/// The report as one HTML page with plots.
+/// Formats the report as one HTML page with charts.
 ///
-/// `command` is shown as what made the load, and `began` as the time of its beginning.
+/// `command` is shown as the command of the run, and `began` as its start.
 pub fn page(report: &Report, command: &str, began: DateTime<Utc>) -> String {
     let mut page = Page::default();
     page.head(report, command, began);
@@ -32,7 +32,7 @@ pub fn page(report: &Report, command: &str, began: DateTime<Utc>) -> String {
     page.end()
 }
 
-/// The page in the making, from top to bottom.
+/// The page under construction, from top to bottom.
 #[derive(Default)]
 struct Page(String);
 
@@ -43,7 +43,7 @@ impl Page {
 
     fn head(&mut self, report: &Report, command: &str, began: DateTime<Utc>) {
         let url = escaped(&report.url);
-        // `default-src 'none'` has the browser refuse whatever the page might ask for, if it did.
+        // `default-src 'none'` makes the browser refuse all requests of the page.
         self.add(format_args!(
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
              <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src \
@@ -130,7 +130,7 @@ impl Page {
         self.add(format_args!("</section>"));
     }
 
-    /// Titles and legends are text of the page and not of the picture, so that they are not scaled
+    /// Titles and legends are text of the page instead of the chart, so that they are not scaled
     /// with it.
     fn figure(&mut self, title: &str, unit: &str, legend: &[(&str, &str)], chart: &Chart) {
         let entry = |(text, class): &(&str, &str)| format!("<i class=\"{class}\"></i>{text} ");
@@ -151,7 +151,7 @@ impl Page {
         let goals = report.slo.iter().flat_map(|slo| &slo.goals).filter(|goal| goal.name != "errors");
         let goals: Vec<_> = goals.map(|goal| (goal.name, goal.limit)).collect();
         let highest = report.timeline.iter().filter_map(|point| point.max_ms).fold(0.0, f64::max);
-        // A goal far above everything would press the picture flat.
+        // A goal far above all values would flatten the curves.
         let near = |limit: f64| limit <= highest * 2.0;
         let shown = goals.iter().filter(|(_, limit)| near(*limit));
         let top = shown.clone().map(|(_, limit)| *limit).fold(highest, f64::max);
@@ -300,7 +300,7 @@ impl Page {
         self.add(format_args!("</section>"));
     }
 
-    /// A table where there is something to put into it.
+    /// Adds a table, unless it has no rows.
     fn table<const COLUMNS: usize>(
         &mut self,
         title: &str,
@@ -324,12 +324,12 @@ impl Page {
     }
 }
 
-/// An axis for what comes in whole numbers.
+/// Creates an axis for integers.
 fn whole(highest: f64) -> Axis {
     Axis::up_to(highest.max(2.0))
 }
 
-/// By how much the edges of the bars grow.
+/// Returns the ratio between the edges of adjacent bars.
 fn ratio(bars: &[Bar]) -> f64 {
     match bars {
         [first, second, ..] => second.up_to_ms / first.up_to_ms,

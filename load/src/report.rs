@@ -1,4 +1,4 @@
-//! What came of a run.
+//! The report of a run.
 
 mod text;
 
@@ -15,150 +15,148 @@ pub use crate::{
     timeline::Point,
 };
 
-/// How many of the classes with the most wrong labels are listed.
+/// Number of labels with the most errors that are listed.
 const WORST: usize = 10;
-/// Bars of a histogram for each power of ten; their edges are as far from each other as 1 from
-/// 1.12.
+/// Number of histogram bars per power of ten; the ratio of adjacent edges is 1.12.
 const BARS_PER_DECADE: i32 = 20;
 
-/// What came of a run.
+/// The report of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// The service.
+    /// The URL of the service.
     pub url: String,
-    /// How the load was made.
+    /// The kind of load.
     pub load: Load,
-    /// Images that were to be uploaded.
+    /// The number of images that were to be uploaded.
     pub images: u64,
-    /// The files of the folder that are no images, and were not uploaded.
+    /// The files of the folder that are not images, and were not uploaded.
     pub passed_over: Vec<String>,
-    /// Uploads at once; in an open loop, at most.
+    /// The number of concurrent uploads; in an open loop, the maximum.
     pub concurrency: usize,
-    /// Images with a label.
+    /// The number of images with a label.
     pub results: u64,
-    /// Images without one.
+    /// The number of images without a label.
     pub failed: u64,
-    /// Why, by status or another short word.
+    /// The failures by status or category.
     pub failures: BTreeMap<String, FailureKind>,
-    /// All answers by their status, those that said to come again included.
+    /// The number of responses by status, including those that ask to retry.
     pub statuses: BTreeMap<u16, u64>,
-    /// Images that were first answered with a 202 and then asked for.
+    /// The number of images that first got a 202 and were polled.
     pub pending: u64,
-    /// Labels that the service had stored from earlier uploads of the same images, where it says
-    /// so: no worker made these.
+    /// The number of labels that the service had stored from earlier uploads of the same images,
+    /// according to its responses: no worker computed them.
     pub cached: u64,
-    /// Uploads that the service asked to repeat later.
+    /// The number of uploads repeated at the request of the service.
     pub retried: u64,
-    /// Kept connections that the server closed before they were used again.
+    /// The number of idle connections that the server closed before they were used again.
     pub reconnects: u64,
-    /// From the first upload to the last label; to the last failure where there is no label.
+    /// Seconds from the first upload to the last label, or to the last failure if there is no
+    /// label.
     pub seconds: f64,
-    /// Labels in one second.
+    /// Labels per second.
     pub per_second: f64,
-    /// From the moment at which an upload was due to its label, in milliseconds; absent without a
-    /// single result.
+    /// Latency from the due time of an upload to its label, in milliseconds; absent without
+    /// results.
     pub latency_ms: Option<Latency>,
-    /// How these latencies are spread, from the fastest to the slowest.
+    /// The distribution of the latencies, fastest first.
     pub histogram: Vec<Bar>,
-    /// How well the schedule of an open loop was kept.
+    /// How well an open loop kept its schedule.
     pub punctuality: Option<Punctuality>,
-    /// Compared with the truth, if there is one.
+    /// The comparison with known labels, if there are any.
     pub accuracy: Option<Accuracy>,
-    /// Whether the goals were met, if there were some.
+    /// Whether the goals were met, if there are any.
     pub slo: Option<Verdict>,
-    /// How it went, stretch by stretch.
+    /// The run over time.
     pub timeline: Vec<Point>,
-    /// The service's fleet meanwhile; empty if it reported none.
+    /// The fleet of the service during the run; empty if it reported none.
     pub fleet: Vec<Sample>,
-    /// Why the run ended early, if it did.
+    /// The reason if the run ended early.
     pub stopped: Option<String>,
 }
 
-/// How the load was made.
+/// The kind of load.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "snake_case", tag = "loop")]
 pub enum Load {
-    /// An upload after the other on each connection.
+    /// Each connection sends one upload after the other.
     Closed,
-    /// At the moments of a schedule.
+    /// Uploads are sent at scheduled times.
     Open {
         /// The rate, or the name of the trace.
         rate: String,
-        /// How uploads are spread over it; a trace has its own times.
+        /// The distribution of arrivals at a rate; absent for a trace.
         arrivals: Option<&'static str>,
     },
 }
 
-/// Milliseconds from upload to label.
+/// Latency from upload to label, in milliseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Latency {
     /// The mean.
     pub mean: f64,
-    /// Half were faster.
+    /// The median.
     pub p50: f64,
-    /// 95 of 100 were faster.
+    /// The 95th percentile.
     pub p95: f64,
-    /// 99 of 100 were faster.
+    /// The 99th percentile.
     pub p99: f64,
-    /// The slowest.
+    /// The maximum.
     pub max: f64,
 }
 
-/// The images whose latency is up to this, and more than that of the bar before.
+/// A bar of the histogram: the latencies above the previous bar's edge, up to this one.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Bar {
-    /// The upper edge.
+    /// The upper edge, in milliseconds.
     pub up_to_ms: f64,
-    /// How many.
+    /// The number of images.
     pub count: u64,
 }
 
-/// How well the schedule of an open loop was kept. All that is said here is part of the latencies.
+/// How well an open loop kept its schedule. All delays here are part of the latencies.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Punctuality {
-    /// Uploads that were due while as many as allowed were in flight, and had to wait for one of
-    /// these to end.
+    /// The number of uploads that were due while the maximum was in flight, and had to wait.
     pub waited: u64,
-    /// Uploads that were due and never begun, because the run was stopped.
+    /// The number of uploads that were due but never started, because the run was stopped.
     pub never_begun: u64,
-    /// From the moment at which an upload was due to that at which it was begun, in milliseconds:
-    /// half were faster.
+    /// The delay from the due time of an upload to its start, in milliseconds: the median.
     pub late_p50_ms: f64,
-    /// 99 of 100 were faster.
+    /// The 99th percentile.
     pub late_p99_ms: f64,
-    /// The slowest.
+    /// The maximum.
     pub late_max_ms: f64,
 }
 
-/// How many labels were right.
+/// The accuracy of the labels.
 #[derive(Debug, Clone, Serialize)]
 pub struct Accuracy {
-    /// The share of right ones, from 0 to 1.
+    /// The share of correct labels, in [0, 1].
     pub share: f64,
-    /// Right ones.
+    /// The number of correct labels.
     pub correct: u64,
-    /// Of this many results with a known label.
+    /// The number of results with a known label.
     pub of: u64,
-    /// Where the truth is from.
+    /// The source of the known labels.
     pub against: String,
-    /// Images of which the truth is not known.
+    /// The images without a known label.
     pub unlabelled: Vec<String>,
-    /// What the reader should know of the sheet of labels, in sentences.
+    /// Remarks about the sheet of labels, in sentences.
     pub remarks: Vec<String>,
-    /// The classes with the most wrong labels.
+    /// The labels with the most errors.
     pub worst: Vec<Class>,
 }
 
-/// What became of the images that show one thing.
+/// The results for the images with one known label.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Class {
-    /// What they show.
+    /// The known label.
     pub label: String,
-    /// How many there were.
+    /// The number of images.
     pub of: u64,
-    /// How many were recognised.
+    /// The number of correct results.
     pub correct: u64,
-    /// What the others were taken for, the most frequent first.
+    /// The wrong labels with their numbers, most frequent first.
     pub taken_for: Vec<(String, u64)>,
 }
 
@@ -190,7 +188,7 @@ impl Report {
                     }),
                 },
             },
-            // Where it was stopped, what was to be done is not what was done.
+            // A stopped run reports the planned number of images.
             images: stopped.as_ref().map_or(begun, |_| options.requests.unwrap_or(begun + never_begun)),
             passed_over: Vec::new(),
             concurrency: options.concurrency,
@@ -227,19 +225,19 @@ impl Report {
         }
     }
 
-    /// Whether every image got its label.
+    /// Returns whether every image got a label.
     pub fn is_complete(&self) -> bool {
         self.results == self.images
     }
 
-    /// Whether the run ended by itself and met its goals; without goals, whether every image got
-    /// its label.
+    /// Returns whether the run ended by itself and met its goals, or, without goals, whether every
+    /// image got a label.
     pub fn is_well(&self) -> bool {
         self.stopped.is_none() && self.slo.as_ref().map_or_else(|| self.is_complete(), |slo| slo.met)
     }
 }
 
-/// The classes with the most wrong labels, the worst first.
+/// Returns the labels with the most errors, worst first.
 fn worst(tally: &Tally) -> Vec<Class> {
     let class = |(truth, labels): (&String, &BTreeMap<String, u64>)| {
         let of = labels.values().sum();
@@ -257,8 +255,8 @@ fn worst(tally: &Tally) -> Vec<Class> {
     classes
 }
 
-/// The latencies in bars whose edges are powers of one number: as fine at a millisecond as at a
-/// minute.
+/// Returns the latencies as bars whose edges have a constant ratio, for the same relative
+/// resolution everywhere.
 fn bars(latency: &Histogram<u64>) -> Vec<Bar> {
     if latency.is_empty() {
         return Vec::new();
@@ -284,7 +282,7 @@ mod tests {
     use crate::tally::Times;
 
     #[test]
-    fn the_bars_hold_every_latency_once_between_their_edges() {
+    fn every_latency_is_in_one_bar_between_its_edges() {
         let mut latency = Histogram::new_with_bounds(1, 3_600_000_000, 3).unwrap();
         for us in [1, 999, 1000, 1001, 5000, 5000, 70_000, 3_000_000] {
             latency.record(us).unwrap();
@@ -299,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_classes_are_those_with_the_most_wrong_labels_and_say_what_they_were_taken_for() {
+    fn the_worst_labels_have_the_most_errors_and_list_the_wrong_labels() {
         let mut tally = Tally::default();
         let times = Times { due: Duration::ZERO, took: Duration::from_millis(1) };
         for (truth, label, count) in [

@@ -1,4 +1,4 @@
-//! One run: from its options to its report.
+//! Runs a load, from options to report.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,21 +15,22 @@ use crate::{
     watch::Watch,
 };
 
-/// How often progress is reported.
+/// The interval of progress reports.
 const PROGRESS: Duration = Duration::from_millis(100);
-/// A process has some files open besides its connections.
+/// Number of files that a process opens in addition to its connections.
 const OTHER_FILES: u64 = 40;
 
-/// Uploads the images and reports how that went. Dropping the future ends all uploads.
+/// Uploads the images and returns a report. Dropping the future ends all uploads.
 ///
-/// It needs a Tokio runtime with I/O and time; one thread is enough, and measures best. If the run
+/// Needs a Tokio runtime with I/O and time; a single thread suffices, and measures best. If the run
 /// needs more connections than this process may open files, the limit is raised as far as the
 /// system allows.
 ///
 /// # Errors
 ///
-/// If nothing listens at the address, if there is nothing to upload or no end to the run, or if
-/// there cannot be this many connections. An upload that fails is no error: the report counts it.
+/// Fails if nothing listens at the address, if there is nothing to upload or no end to the run, or
+/// if the connections exceed the limit of open files. A failed upload is not an error: it is
+/// counted in the report.
 pub async fn run(options: Options, watch: Arc<dyn Watch>) -> Result<Report, Error> {
     Ok(load(options, watch).await?)
 }
@@ -42,7 +43,7 @@ async fn load(options: Options, watch: Arc<dyn Watch>) -> anyhow::Result<Report>
         || options.open.as_ref().is_some_and(|open| open.schedule.end().is_some());
     ensure!(has_end, "this run never ends: it needs a number of uploads or a duration");
     allow_connections(options.concurrency)?;
-    // A wrong address is said once, and not for every image.
+    // A wrong address is reported once, instead of for every image.
     let first =
         Connection::open(&options.url).await.map_err(|lost| anyhow::anyhow!(lost.at(&options.url)))?;
 
@@ -65,15 +66,13 @@ async fn load(options: Options, watch: Arc<dyn Watch>) -> anyhow::Result<Report>
                 _ = ticks.tick() => crew.tell(),
             }
         }
-        // Everything is in the tally at every moment, so that uploads can be dropped at any of
-        // their awaits, as they are here.
+        // The tally is always complete, so uploads can be dropped at any await, as here.
     };
     crew.tell();
     Ok(Report::of(&crew, stopped))
 }
 
-/// A process may have fewer files open than a run needs connections; most may have more, if they
-/// ask.
+/// Raises the limit of open files if the run needs more connections.
 fn allow_connections(most: usize) -> anyhow::Result<()> {
     let needed = most as u64 + OTHER_FILES;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

@@ -1,18 +1,18 @@
-//! When uploads are to be sent: at a rate, at rates one after the other, or at given moments.
-//! Nothing here looks at a clock, and all chance comes from a seed.
+//! The schedule of uploads: a rate, a sequence of rates, or given times. It does not read a clock,
+//! and all randomness comes from a seed.
 
 use std::{str::FromStr, time::Duration};
 
-/// A rate above this is a typo: no client can send that many.
+/// Maximum rate per second; a higher one is a typo.
 const HIGHEST_RATE: f64 = 1e6;
-/// So long is a stretch that nothing ends: longer than anybody waits, and short enough to count in.
+/// The length of a rate without an end: longer than any run, but short enough for the arithmetic.
 const NO_END: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// When uploads are to be sent.
+/// A schedule of uploads.
 ///
-/// Rates are read from text: `50` and `300/m` are even rates, `0..200@60s` changes for a minute,
-/// and `50@30s,200@10s,0..100@1m` are rates in a row, of which only the last may have no end. A
-/// trace is made with [`Schedule::from_moments`].
+/// It is parsed from text: `50` and `300/m` are constant rates, `0..200@60s` changes over a minute,
+/// and `50@30s,200@10s,0..100@1m` is a sequence of rates, of which only the last may have no end. A
+/// trace is created with [`Schedule::from_moments`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -30,13 +30,13 @@ pub struct Schedule(Shape);
 
 #[derive(Debug, Clone, PartialEq)]
 enum Shape {
-    /// Rates, one after the other.
+    /// A sequence of rates.
     Rates(Vec<Stretch>),
-    /// A moment for each upload, in order.
+    /// The time of each upload, in order.
     Moments(Vec<Duration>),
 }
 
-/// A rate per second that stays, or changes evenly, for this long.
+/// A rate per second that is constant, or changes linearly, over this length.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Stretch {
     from: f64,
@@ -44,39 +44,40 @@ struct Stretch {
     length: Duration,
 }
 
-/// How the uploads of a rate are spread over time.
+/// The distribution of the uploads of a rate over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Arrivals {
-    /// As far from each other as the rate says.
+    /// At constant distances.
     #[default]
     Even,
-    /// At random and without memory, as those of many people are.
+    /// At random, as a Poisson process, like those of many independent clients.
     Poisson,
 }
 
 impl FromStr for Schedule {
     type Err = String;
 
-    /// Reads rates. The error is a sentence that says what cannot be read.
+    /// Parses rates. The error is a sentence that quotes the invalid part.
     fn from_str(words: &str) -> Result<Self, String> {
         Ok(Self(Shape::Rates(rates(words)?)))
     }
 }
 
 impl Schedule {
-    /// One upload at each of these moments, counted from the start of the run.
+    /// Creates a schedule with one upload at each of these times, counted from the start of the
+    /// run.
     pub fn from_moments(moments: impl IntoIterator<Item = Duration>) -> Self {
         let mut moments: Vec<_> = moments.into_iter().collect();
         moments.sort_unstable();
         Self(Shape::Moments(moments))
     }
 
-    /// Whether it is made of moments, which no [`Arrivals`] spread.
+    /// Returns whether this is a list of times, to which [`Arrivals`] do not apply.
     pub fn is_trace(&self) -> bool {
         matches!(self.0, Shape::Moments(_))
     }
 
-    /// When it ends by itself, if it does.
+    /// Returns the end of the schedule, if it has one.
     pub fn end(&self) -> Option<Duration> {
         match &self.0 {
             Shape::Rates(stretches) => {
@@ -87,9 +88,9 @@ impl Schedule {
         }
     }
 
-    /// The moments at which to send, counted from the start. Those of [`Arrivals::Even`] are in the
-    /// middle of what each upload has of the rate's integral, so that their number is that of the
-    /// integral, and none is at the very start of a rise from zero.
+    /// Returns the times of uploads, counted from the start. With [`Arrivals::Even`], each time is
+    /// in the middle of the upload's share of the rate's integral. So their number equals the
+    /// integral, and no upload is at the very start of a ramp from zero.
     pub fn sends(&self, arrivals: Arrivals, seed: u64) -> impl Iterator<Item = Duration> + use<'_> {
         match &self.0 {
             Shape::Moments(moments) => Sends::Moments(moments.iter()),
@@ -105,21 +106,21 @@ impl Schedule {
     }
 }
 
-/// The moments of a schedule, in order.
+/// The times of a schedule, in order.
 enum Sends<'a> {
     Moments(std::slice::Iter<'a, Duration>),
     Rates {
-        /// Those that are not over yet.
+        /// The remaining rates.
         stretches: &'a [Stretch],
-        /// How long those were that are over, ...
+        /// The total length of the finished rates.
         before: Duration,
-        /// ... and how many uploads were due in them.
+        /// The number of uploads due in the finished rates.
         uploads_before: f64,
-        /// The integral of the rate at which the last upload was due.
+        /// The integral of the rate at the last upload.
         due: f64,
-        /// The number of uploads until now.
+        /// The number of uploads so far.
         sent: u64,
-        /// For random moments.
+        /// For random times.
         chance: Option<fastrand::Rng>,
     },
 }
@@ -134,8 +135,8 @@ impl Iterator for Sends<'_> {
                 (stretches, before, uploads_before, due, sent, chance)
             }
         };
-        // Arrivals without memory are a unit apart in the integral of the rate, on average,
-        // whatever the rate does.
+        // In a Poisson process, arrivals have a mean distance of 1 in the integral of the rate,
+        // whatever its shape.
         *due = match chance {
             Some(chance) => *due - (1.0 - chance.f64()).ln(),
             None => *sent as f64 + 0.5,
@@ -155,13 +156,13 @@ impl Iterator for Sends<'_> {
 }
 
 impl Stretch {
-    /// How many uploads it wants: the integral of its rate.
+    /// Returns the number of uploads: the integral of the rate.
     fn uploads(&self) -> f64 {
         f64::midpoint(self.from, self.to) * self.length.as_secs_f64()
     }
 
-    /// When the n-th is due: the inverse of `from t + (to - from) t² / 2 length`, in the form that
-    /// does not subtract large numbers and is right for a rate that stays, too.
+    /// Returns when the n-th upload is due: the inverse of `from t + (to - from) t² / 2 length`, in
+    /// a form that is numerically stable and also works for a constant rate.
     fn moment(&self, uploads: f64) -> Duration {
         let slope = (self.to - self.from) / self.length.as_secs_f64();
         let root = (self.from * self.from + 2.0 * slope * uploads).max(0.0).sqrt();
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_even_a_rise_becomes_denser_and_stretches_follow_each_other() {
+    fn constant_rates_ramps_and_sequences_give_the_right_times() {
         check("2", &[0.25, 0.75, 1.25, 1.75]);
         check("120/m", &[0.25, 0.75, 1.25]);
         check("4/2s", &[0.25, 0.75]);
@@ -271,14 +272,14 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_where_the_last_rate_has_an_end() {
+    fn a_schedule_ends_if_the_last_rate_has_an_end() {
         assert_eq!(schedule("1@2s,3@4s").end(), Some(Duration::from_secs(6)));
         assert_eq!(schedule("1@2s,3").end(), None);
         assert_eq!(seconds("1@2s,3@4s", Arrivals::Even, 1000).len(), 14);
     }
 
     #[test]
-    fn what_is_no_rate_is_said_in_a_sentence() {
+    fn invalid_rates_are_refused_in_a_sentence() {
         for (words, expected) in [
             ("fast", "`fast` is not a rate"),
             ("-1", "is not a rate"),
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_sent_in_order_whatever_arrivals_say() {
+    fn traces_ignore_the_distribution_of_arrivals() {
         let schedule = Schedule::from_moments([2, 0, 2].map(Duration::from_secs));
         let sends: Vec<_> = schedule.sends(Arrivals::Poisson, 1).map(|at| at.as_secs()).collect();
         assert_eq!(sends, [0, 2, 2]);
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn arrivals_at_random_are_the_seeds_own_and_as_irregular_as_they_should_be() {
+    fn random_arrivals_depend_on_the_seed_and_are_poisson() {
         let schedule = schedule("100@200s");
         let sends =
             |seed| schedule.sends(Arrivals::Poisson, seed).map(|at| at.as_secs_f64()).collect::<Vec<_>>();
@@ -315,13 +316,13 @@ mod tests {
         let gaps: Vec<_> = sends(7).windows(2).map(|pair| pair[1] - pair[0]).collect();
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
         let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
-        // Exponential distances have a squared coefficient of variation of one; 20,000 of them show
+        // Exponential distances have a squared coefficient of variation of 1; 20,000 of them show
         // it to a few per cent.
         assert!((variance / mean / mean - 1.0).abs() < 0.1, "{}", variance / mean / mean);
     }
 
-    /// Rates with an end, and the integral of the rate from the start up to a time, computed on its
-    /// own by small steps.
+    /// Rates with an end, and the integral of the rate up to a time, computed independently in
+    /// small steps.
     fn stretches() -> impl Strategy<Value = Vec<Stretch>> {
         let stretch = (0.0..300.0, 0.0..300.0, 10u64..5000, any::<bool>());
         let stretch = stretch.prop_map(|(from, to, ms, stays): (f64, f64, u64, bool)| Stretch {
@@ -350,7 +351,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_many_are_sent_as_the_integral_of_the_rate_says_and_in_order(
+        fn uploads_are_in_order_and_their_number_is_the_integral_of_the_rate(
             stretches in stretches(),
             share in 0.0..1.0,
             seed in any::<u64>(),

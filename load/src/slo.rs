@@ -1,4 +1,4 @@
-//! What a service should keep, and whether it did.
+//! Goals for a service, and whether it met them.
 
 use std::{str::FromStr, time::Duration};
 
@@ -9,18 +9,17 @@ use crate::{tally::Tally, words::milliseconds};
 /// The goals of a run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Slo {
-    /// The longest time for half of the images.
+    /// Limit for the median latency.
     pub p50: Option<Duration>,
-    /// The longest time for 95 of 100 images.
+    /// Limit for the 95th percentile.
     pub p95: Option<Duration>,
-    /// The longest time for 99 of 100 images.
+    /// Limit for the 99th percentile.
     pub p99: Option<Duration>,
-    /// The largest share of the images that may fail; none if another goal is set and this is not.
+    /// Maximum share of failed images; zero if only other goals are set.
     pub errors: Option<Share>,
 }
 
-/// A share as it was written: a fraction of whole numbers, so that 7 of 1000 are 0.7% and not a
-/// little more.
+/// A share as a fraction of integers, so that 7 of 1000 equal 0.7% exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
     parts: u64,
@@ -29,10 +28,10 @@ pub struct Share {
 
 impl Share {
     const NONE: Self = Self { parts: 0, of: 1 };
-    /// This many decimals are enough for any number of images.
+    /// Maximum number of decimals.
     const DIGITS: usize = 12;
 
-    /// Whether `part` of `all` are at most this share.
+    /// Returns whether `part` of `all` is at most this share.
     fn has(self, part: u64, all: u64) -> bool {
         u128::from(part) * u128::from(self.of) <= u128::from(self.parts) * u128::from(all)
     }
@@ -45,7 +44,7 @@ impl Share {
 impl FromStr for Share {
     type Err = String;
 
-    /// Reads `1%` and `0.01`.
+    /// Parses `1%` and `0.01`.
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is not a share; write one like 1% or 0.01");
         let trimmed = text.trim();
@@ -66,33 +65,32 @@ impl FromStr for Share {
 /// Whether the goals were met.
 #[derive(Debug, Clone, Serialize)]
 pub struct Verdict {
-    /// All of them.
+    /// Whether all goals were met.
     pub met: bool,
-    /// Each of them.
+    /// The goals.
     pub goals: Vec<Goal>,
 }
 
 /// One goal.
 #[derive(Debug, Clone, Serialize)]
 pub struct Goal {
-    /// `p50`, `p95` and `p99` in milliseconds, `errors` as a share from 0 to 1.
+    /// `p50`, `p95` and `p99` are in milliseconds, `errors` is a share in [0, 1].
     pub name: &'static str,
-    /// At most this.
+    /// The maximum.
     pub limit: f64,
-    /// What it was; absent if too many failed for such a latency.
+    /// The measured value; absent if too many images failed for this percentile.
     pub value: Option<f64>,
-    /// Whether that is within the limit.
+    /// Whether the value is within the limit.
     pub met: bool,
 }
 
 impl Slo {
-    /// The verdict, where there are goals. An image that failed has not been classified within any
-    /// time: it counts among the slow ones.
+    /// Returns the verdict, if there are goals. A failed image counts as slower than any limit.
     pub(crate) fn judge(&self, tally: &Tally) -> Option<Verdict> {
         let (all, results) = (tally.ended_images(), tally.results);
         let mut goals = Vec::new();
         for (name, percent, limit) in self.latencies() {
-            // This many images must have been as fast.
+            // The number of images that must be within the limit.
             let needed = (percent * all).div_ceil(100);
             let met = all > 0 && tally.within(limit) >= needed;
             let limit = limit.as_secs_f64() * 1e3;
@@ -113,12 +111,12 @@ impl Slo {
         Some(Verdict { met: goals.iter().all(|goal| goal.met), goals })
     }
 
-    /// The limits of the latencies.
+    /// Returns the limits of the latencies.
     pub(crate) fn limits(&self) -> impl Iterator<Item = Duration> {
         self.latencies().map(|(_, _, limit)| limit)
     }
 
-    /// The latencies that have a limit, with the images of 100 that must keep it.
+    /// Returns the latency goals, with the percentage of images that must meet them.
     fn latencies(&self) -> impl Iterator<Item = (&'static str, u64, Duration)> {
         let named = [("p50", 50, self.p50), ("p95", 95, self.p95), ("p99", 99, self.p99)];
         named.into_iter().filter_map(|(name, percent, limit)| Some((name, percent, limit?)))
@@ -126,12 +124,12 @@ impl Slo {
 }
 
 impl Goal {
-    /// `p95 at most 2000 ms`
+    /// Formats the goal as `p95 at most 2000 ms`.
     pub fn asked(&self) -> String {
         format!("{} at most {}", self.name, self.shown(self.limit))
     }
 
-    /// `it was 1.2 ms`
+    /// Formats the value as `1.2 ms`.
     pub fn found(&self) -> String {
         match self.value {
             Some(value) => self.shown(value),
@@ -152,7 +150,7 @@ mod tests {
     use super::*;
     use crate::tally::Times;
 
-    /// Results of 10 ms, of 100 ms, and failures, counted for these goals.
+    /// A tally of results of 10 ms and of 100 ms, and of failures, with these goals.
     fn tally(slo: Slo, fast: u64, slow: u64, failed: u64) -> Tally {
         let times = |ms| Times { due: Duration::ZERO, took: Duration::from_millis(ms) };
         let mut tally = Tally::with_limits(slo.limits());
@@ -187,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn latencies_are_judged_exactly_and_not_as_the_histogram_rounds_them() {
+    fn latencies_are_judged_exactly_despite_the_histogram() {
         let slo = Slo { p95: Some(Duration::from_secs(10)), ..Slo::default() };
         for (took_us, met) in [(9_995_800, true), (10_000_000, true), (10_000_001, false)] {
             let mut tally = Tally::with_limits(slo.limits());
@@ -216,14 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn without_goals_there_is_no_verdict_and_with_one_no_error_is_forgiven_unsaid() {
+    fn without_goals_there_is_no_verdict_and_any_goal_forbids_errors() {
         assert!(Slo::default().judge(&tally(Slo::default(), 1, 0, 1)).is_none());
         let p50 = Slo { p50: Some(Duration::from_secs(1)), ..Slo::default() };
         check(p50, [9, 0, 1], &[("p50", Some(10.0), true), ("errors", Some(0.1), false)]);
     }
 
     #[test]
-    fn a_run_in_which_nothing_happened_meets_nothing() {
+    fn an_empty_run_meets_no_goal() {
         let slo = Slo { p99: Some(Duration::from_secs(1)), ..Slo::default() };
         check(slo, [0, 0, 0], &[("p99", None, false), ("errors", Some(0.0), false)]);
     }

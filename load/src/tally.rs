@@ -1,4 +1,4 @@
-//! The counters of a run that goes on.
+//! The counters of a run in progress.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,45 +14,46 @@ use crate::{
     truth::same_label,
 };
 
-/// A latency that is longer counts as this one: an hour, in microseconds.
+/// Maximum recorded latency in microseconds: an hour.
 const LONGEST_US: u64 = 3_600_000_000;
-/// How many failures of a kind are shown in full.
+/// Number of failures of each kind that are shown in full.
 const TOLD: usize = 3;
-/// How many pairs of a true and a given label are counted: a service with a new label every time
-/// must not fill the memory.
+/// Maximum number of pairs of known and given label that are counted separately, so that a service
+/// with ever new labels does not fill the memory.
 const PAIRS: usize = 10_000;
-/// The label that stands for all others beyond those.
+/// The label for all pairs beyond the maximum.
 pub(crate) const OTHERS: &str = "(others)";
-/// The live view shows the latencies of this many seconds.
+/// Number of seconds whose latencies the live view shows.
 const RECENT_S: u64 = 5;
 
-/// What has happened so far.
+/// The counters of a run so far.
 #[derive(Debug)]
 pub struct Tally {
     /// Images with a label.
     pub results: u64,
-    /// Images that were first answered with a 202.
+    /// Images that first got a 202.
     pub pending: u64,
-    /// Answers that said to come again later.
+    /// Responses that asked to retry.
     pub retried: u64,
-    /// Kept connections that the server had closed.
+    /// Idle connections that the server had closed.
     pub reconnects: u64,
-    /// Results that could be compared with the truth ...
+    /// Results with a known label.
     pub judged: u64,
-    /// ... and those that agreed with it.
+    /// Results that equal the known label.
     pub correct: u64,
-    /// Labels that the service had stored from an earlier upload, where it says so.
+    /// Labels that the service had stored from an earlier upload, according to its responses.
     pub cached: u64,
     /// Uploads that were due while all connections were busy.
     pub waited: u64,
-    /// All answers by their status, those that said to come again included.
+    /// Responses by status, including those that asked to retry.
     pub statuses: BTreeMap<u16, u64>,
     pub(crate) failures: BTreeMap<String, FailureKind>,
     pub(crate) latency_us: Histogram<u64>,
     pub(crate) late_us: Histogram<u64>,
     pub(crate) confusion: BTreeMap<String, BTreeMap<String, u64>>,
     pub(crate) timeline: Timeline,
-    /// The limits of the goals, each with the labels that came within it: a histogram is not exact.
+    /// The limits of the goals, each with the number of labels within it, because a histogram is
+    /// not exact.
     within: Vec<(Duration, u64)>,
     first_due: Option<Duration>,
     last_label: Option<Duration>,
@@ -64,7 +65,7 @@ pub struct Tally {
 /// Images that failed in the same way.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct FailureKind {
-    /// How many.
+    /// The number of images.
     pub count: u64,
     /// The first few, in sentences.
     pub first: Vec<String>,
@@ -99,7 +100,7 @@ impl Default for Tally {
     }
 }
 
-/// When an image was due, and how long it took from then to its end.
+/// The due time of an image, and the duration from then to its end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
     pub(crate) due: Duration,
@@ -107,24 +108,24 @@ pub(crate) struct Times {
 }
 
 impl Tally {
-    /// One that counts what comes within these limits.
+    /// Creates a tally that also counts labels within these limits.
     pub(crate) fn with_limits(limits: impl Iterator<Item = Duration>) -> Self {
         Self { within: limits.map(|limit| (limit, 0)).collect(), ..Self::default() }
     }
 
-    /// The labels that came within a limit of those that it was made with.
+    /// Returns the number of labels within a limit, one of those given at creation.
     pub(crate) fn within(&self, limit: Duration) -> u64 {
         self.within.iter().find(|(one, _)| *one == limit).map_or(0, |(_, count)| *count)
     }
 
-    /// Seconds from the first upload to the last label; where there is no label, to the last
-    /// failure.
+    /// Returns the seconds from the first upload to the last label, or to the last failure if there
+    /// is no label.
     pub fn seconds(&self) -> f64 {
         let end = self.last_label.unwrap_or(self.last_end);
         end.saturating_sub(self.first_due.unwrap_or_default()).as_secs_f64()
     }
 
-    /// An image is begun, so long after it was due.
+    /// Notes that an image was started, `late` after it was due.
     pub(crate) fn begun(&mut self, due: Duration, late: Duration, waited: bool) {
         self.timeline.asked(due);
         self.first_due = Some(self.first_due.map_or(due, |first| first.min(due)));
@@ -169,7 +170,7 @@ impl Tally {
             return;
         }
         self.pairs += 1;
-        // The true label itself is always kept: there are no more of these than images.
+        // The known labels are always kept: there are at most as many as images.
         let label = if self.pairs > PAIRS && label != truth { OTHERS } else { label };
         *self.confusion.entry(truth.to_owned()).or_default().entry(label.to_owned()).or_default() += 1;
     }
@@ -185,25 +186,25 @@ impl Tally {
         }
     }
 
-    /// Images without a label, of all kinds.
+    /// Returns the number of images without a label.
     pub fn failed_images(&self) -> u64 {
         self.failures.values().map(|kind| kind.count).sum()
     }
 
-    /// Images that have come to an end.
+    /// Returns the number of finished images.
     pub fn ended_images(&self) -> u64 {
         self.results + self.failed_images()
     }
 
-    /// What went wrong how often.
+    /// Returns the number of failures by kind.
     pub fn failures(&self) -> impl Iterator<Item = (&str, u64)> {
         self.failures.iter().map(|(kind, failures)| (kind.as_str(), failures.count))
     }
 
-    /// The 50th, 95th and 99th percentile of the last seconds, in milliseconds, and the results in
-    /// a second.
+    /// Returns the 50th, 95th and 99th percentile of the last seconds, in milliseconds, and the
+    /// results per second.
     pub fn recently(&self, now: Duration) -> Option<([f64; 3], f64)> {
-        // The second that is not over yet counts for its part.
+        // The current second counts in proportion.
         let since = now.as_secs().saturating_sub(RECENT_S - 1);
         let mut all = coarse();
         for (_, histogram) in self.recent.iter().filter(|(second, _)| *second >= since) {
@@ -224,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_that_answers_with_something_new_every_time_does_not_fill_the_memory() {
+    fn ever_new_labels_do_not_fill_the_memory() {
         let mut tally = Tally::default();
         let times = Times { due: Duration::ZERO, took: Duration::from_millis(1) };
         for number in 0..PAIRS + 100 {
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_recent_is_of_the_last_seconds() {
+    fn recent_figures_are_those_of_the_last_seconds() {
         let mut tally = Tally::default();
         for (second, ms) in [(1, 5000), (10, 10), (13, 30)] {
             for _ in 0..30 {

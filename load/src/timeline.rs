@@ -1,5 +1,5 @@
-//! A run in stretches of time, few enough to be drawn: as it becomes longer, two stretches become
-//! one.
+//! Records a run as a limited number of time intervals, enough for a chart: as the run becomes
+//! longer, pairs of intervals are merged.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use serde::Serialize;
 
 use crate::histogram::{coarse, note};
 
-/// The first stretches are so long; they double.
+/// The initial length of intervals; it doubles with each merge.
 const FINEST: Duration = Duration::from_millis(250);
-/// More points than this are not seen in a picture.
+/// Maximum number of intervals, enough for a chart.
 const MOST: usize = 400;
-/// A report shows seconds where it has this many of them.
+/// Number of seconds from which intervals in a report are at least a second.
 const FEW: usize = 20;
 
-/// What happened in each stretch.
+/// The events in each interval.
 #[derive(Debug)]
 pub(crate) struct Timeline {
     width: Duration,
-    /// The last moment at which something happened.
+    /// The time of the last event.
     end: Duration,
     bins: Vec<Bin>,
 }
@@ -32,24 +32,25 @@ struct Bin {
     latency_us: Histogram<u32>,
 }
 
-/// One stretch of a report.
+/// One interval of a report.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Point {
-    /// Its beginning, in seconds since the start.
+    /// The start, in seconds since the start of the run.
     pub at_s: f64,
-    /// How long it is; the last one may be shorter or longer than the others.
+    /// The length in seconds; the last interval may be shorter or longer than the others.
     pub length_s: f64,
-    /// Uploads that were due, in one second.
+    /// Due uploads per second.
     pub asked_per_s: f64,
-    /// Labels that came, in one second.
+    /// Labels per second.
     pub results_per_s: f64,
-    /// Images that failed, in one second.
+    /// Failed images per second.
     pub failed_per_s: f64,
-    /// Of the images that were due then, in milliseconds; absent where none of them got a label.
+    /// Median latency of the images due in this interval, in milliseconds; absent if none of them
+    /// got a label.
     pub p50_ms: Option<f64>,
-    /// The same for 95 of 100.
+    /// The 95th percentile.
     pub p95_ms: Option<f64>,
-    /// The slowest.
+    /// The maximum.
     pub max_ms: Option<f64>,
 }
 
@@ -85,7 +86,7 @@ impl Timeline {
         self.bin(end).failed += 1;
     }
 
-    /// The latency of an image that was due then.
+    /// Records the latency of an image that was due at `due`.
     pub(crate) fn latency(&mut self, due: Duration, us: u64) {
         note(&mut self.bin(due).latency_us, us);
     }
@@ -108,7 +109,7 @@ impl Timeline {
         self.width *= 2;
     }
 
-    /// All stretches in order.
+    /// Returns all intervals in order.
     pub(crate) fn points(&self) -> Vec<Point> {
         let run_s = self.end.as_secs_f64();
         let (mut width, mut bins) = (self.width, self.bins.clone());
@@ -117,7 +118,7 @@ impl Timeline {
             width *= 2;
         }
         let width = width.as_secs_f64();
-        // The run ends within a stretch. The rates of a short piece would look like a break-down.
+        // The run ends within an interval. The rates of a short rest would look like a breakdown.
         let piece_s = run_s - (bins.len() as f64 - 1.0) * width;
         if bins.len() > 1 && piece_s < width / 2.0 {
             let piece = bins.pop().expect("there are two at least");
@@ -158,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_lost_when_stretches_become_one_and_a_day_has_as_few_points_as_a_minute() {
+    fn merging_loses_nothing_and_a_day_has_as_few_points_as_a_minute() {
         for length_s in [1u64, 60, 86_400] {
             let mut timeline = Timeline::default();
             for second in 0..length_s {
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_of_twenty_seconds_or_more_is_told_by_the_second() {
+    fn a_report_of_twenty_seconds_or_more_has_intervals_of_a_second() {
         for (length_s, width) in [(3u64, 0.25), (21, 1.0), (99, 1.0), (101, 1.0), (500, 2.0)] {
             let mut timeline = Timeline::default();
             (0..length_s * 4).for_each(|quarter| timeline.asked(Duration::from_millis(quarter * 250)));
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_piece_in_which_a_run_ends_does_not_look_like_a_break_down() {
+    fn the_last_interval_does_not_look_like_a_breakdown() {
         let mut timeline = Timeline::default();
         for number in 0..=3005 {
             let at = Duration::from_millis(number * 10);

@@ -1,4 +1,4 @@
-//! What the images really show, from a sheet of labels or from the folders that hold them.
+//! The known labels of images, from a sheet of labels or from folder names.
 
 mod dates;
 mod names;
@@ -19,28 +19,28 @@ use self::{
 };
 use crate::{error::Error, images::ImageFile};
 
-/// The column that names an image, and the one with its label.
+/// The column with image names, and the one with labels.
 const COLUMNS: [&str; 2] = ["Input", "Result"];
-/// The names of the columns are among the first rows of a sheet.
+/// Number of first rows in which the header is searched.
 const FIRST_ROWS: usize = 10;
 
-/// The right label of each image, as far as there is one, in the order of the images.
+/// The known labels of images.
 #[derive(Debug, Clone, Default)]
 pub struct Truth {
-    /// Where it is from, for the reader of an accuracy.
+    /// The source, as shown with an accuracy.
     pub source: String,
-    /// In the order of the images.
+    /// In the order of the images; `None` for images without a known label.
     pub labels: Vec<Option<Label>>,
-    /// What the reader of an accuracy should know of the sheet, in sentences.
+    /// Remarks about the sheet, as sentences shown with an accuracy.
     pub remarks: Vec<String>,
 }
 
-/// What an image really shows.
+/// A known label.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Label {
-    /// As it is shown.
+    /// The text to show.
     pub text: String,
-    /// The number that a workbook made of it: 1.1 may have been typed as 1.10.
+    /// The number, if the cell of a workbook contains one: 1.1 may have been typed as 1.10.
     number: Option<f64>,
 }
 
@@ -51,7 +51,7 @@ impl From<&str> for Label {
 }
 
 impl Label {
-    /// Whether an answer says the same.
+    /// Returns whether a given label equals this one.
     pub fn is(&self, answer: &str) -> bool {
         same_label(&self.text, answer)
             || self.number.is_some_and(|number| answer.trim().parse() == Ok(number))
@@ -59,13 +59,13 @@ impl Label {
 }
 
 impl Truth {
-    /// From a workbook or a text file with the columns `Input` and `Result`, or with the images'
-    /// names in one column and their labels in the only other one.
+    /// Reads a workbook or a text file with the columns `Input` and `Result`, or with only two
+    /// columns, one of which has the names of images.
     ///
     /// # Errors
     ///
-    /// Where the file cannot be read, lacks a column, or a spreadsheet has made something of a name
-    /// or a label that can be read in several ways.
+    /// Fails if the file cannot be read, lacks a column, or contains a name or label that a
+    /// spreadsheet has converted in an ambiguous way.
     pub fn from_file(path: &Path, images: &[ImageFile]) -> Result<Self, Error> {
         let shown = path.display().to_string();
         let read = || {
@@ -74,7 +74,7 @@ impl Truth {
             let is_named = |rows: &[Row]| Columns::by_name(rows).is_some();
             let mut rows = sheet::rows(&bytes, is_named).context("cannot be read")?;
             if !is_named(&rows) {
-                // Without names of columns it is where, and parted as, the images are found.
+                // Without a header, the sheet and separator are those with which images are found.
                 let is_read = |rows: &[Row]| Columns::of(rows, &names).is_ok();
                 rows = sheet::rows(&bytes, is_read).context("cannot be read")?;
             }
@@ -87,7 +87,8 @@ impl Truth {
         Ok(Self { source: shown, labels, remarks })
     }
 
-    /// From the names of the folders, if all images are in folders and these are at least two.
+    /// Takes labels from the names of folders, if all images are in folders and there are at least
+    /// two.
     pub fn from_folders(images: &[ImageFile]) -> Option<Self> {
         let folder = |image: &ImageFile| {
             let (folder, _) = image.name.rsplit_once('/')?;
@@ -100,21 +101,21 @@ impl Truth {
         are_labels.then(|| Self { source: "the folders' names".into(), labels, remarks: Vec::new() })
     }
 
-    /// The images without a label.
+    /// Returns the images without a label.
     pub fn missing<'a>(&'a self, images: &'a [ImageFile]) -> impl Iterator<Item = &'a str> {
         let unlabelled = images.iter().zip(&self.labels).filter(|(_, label)| label.is_none());
         unlabelled.map(|(image, _)| image.name.as_str())
     }
 }
 
-/// Whether two labels are the same for a person: case, outer spaces, `_` for a space and the
-/// Unicode form make no difference.
+/// Returns whether two labels are equal, ignoring case, surrounding spaces, `_` instead of spaces,
+/// and the Unicode form.
 pub fn same_label(one: &str, other: &str) -> bool {
     let plain = |text: &str| text.trim().replace('_', " ").nfc().collect::<String>().to_lowercase();
     plain(one) == plain(other)
 }
 
-/// Where in a sheet the images and their labels are.
+/// The position of image names and labels in a sheet.
 #[derive(Debug, PartialEq, Eq)]
 struct Columns {
     input: usize,
@@ -124,7 +125,7 @@ struct Columns {
 }
 
 impl Columns {
-    /// By their names, in any case and order.
+    /// Finds the columns by their names, in any case and order.
     fn by_name(rows: &[Row]) -> Option<Self> {
         rows.iter().take(FIRST_ROWS).enumerate().find_map(|(place, row)| {
             let column = |wanted: &str| row.cells.iter().position(|cell| is_called(cell, wanted));
@@ -132,8 +133,8 @@ impl Columns {
         })
     }
 
-    /// By their names; in a sheet without names, by the images that one column names, where there
-    /// is only one other.
+    /// Finds the columns by their names, or, in a sheet without a header, by the names of images in
+    /// one column if there is only one other.
     fn of(rows: &[Row], names: &Names) -> anyhow::Result<Self> {
         if let Some(columns) = Self::by_name(rows) {
             let head = &rows[columns.first - 1];
@@ -174,7 +175,7 @@ impl Columns {
         )
     }
 
-    /// The label of each image, and what is to be said of the sheet.
+    /// Returns the label of each image, and remarks about the sheet.
     fn truth(
         &self,
         rows: &[Row],
@@ -223,7 +224,8 @@ impl Columns {
 }
 
 impl Columns {
-    /// What is to be said of the rows that name none of the images; nothing but them is an error.
+    /// Returns a remark about rows that name none of the images; it is an error if all rows are
+    /// such.
     fn strangers(&self, rows: &[Row], names: &Names, images: &[ImageFile]) -> anyhow::Result<Option<String>> {
         let rows = &rows[self.first..];
         let folder = self.folder(rows);
@@ -232,7 +234,7 @@ impl Columns {
             let found = names.find(row.cell(self.input), &folder);
             matches!(found, Ok(found) if found.images.is_empty())
         };
-        // Without names of columns the first row may be such names in other words.
+        // Without a recognised header, the first row may be one in other words.
         let is_head = |place: usize| place == 0 && self.first == 0;
         let strangers: Vec<_> = named
             .iter()
@@ -256,7 +258,7 @@ impl Columns {
         Ok(Some(format!("{count} of {of} rows {name} none of these images, first row {number}: {shown}")))
     }
 
-    /// What all names of the images begin with.
+    /// Returns the common folder of all names.
     fn folder(&self, rows: &[Row]) -> String {
         common_folder(rows.iter().filter_map(|row| match row.cell(self.input) {
             Cell::Text(name) => Some(name.as_str()),
@@ -267,18 +269,18 @@ impl Columns {
 
 const AS_TEXT: &str = "format the column as text, and enter it again";
 
-/// What a sheet says of an image.
+/// The label of an image in a sheet.
 #[derive(Debug, Clone)]
 struct Given {
     label: Label,
     vagueness: u8,
     rows: Vec<u64>,
-    /// Whether all rows say the same.
+    /// Whether all rows agree.
     is_clear: bool,
 }
 
 impl Given {
-    /// With a further row: the one that names the image more exactly counts.
+    /// Adds another row; the one that names the image more specifically counts.
     fn and(mut self, label: &Label, vagueness: u8, row: u64) -> Self {
         if vagueness < self.vagueness {
             return Self { label: label.clone(), vagueness, rows: vec![row], is_clear: true };
@@ -291,7 +293,7 @@ impl Given {
     }
 }
 
-/// The images with several labels, in sentences: one for each set of rows.
+/// Returns sentences about images with contradictory labels, one per set of rows.
 fn remarks(given: &[Option<Given>], images: &[ImageFile]) -> Vec<String> {
     let unclear = given.iter().zip(images).filter_map(|(given, image)| {
         let given = given.as_ref().filter(|given| !given.is_clear)?;
@@ -314,7 +316,7 @@ fn remarks(given: &[Option<Given>], images: &[ImageFile]) -> Vec<String> {
     by_rows.into_iter().map(sentence).collect()
 }
 
-/// Complains of a formula whose value is not in the file.
+/// Refuses a formula whose value is not in the file.
 fn computed(row: &Row, cell: &Cell) -> anyhow::Result<()> {
     anyhow::ensure!(
         !matches!(cell, Cell::Formula(_)),
@@ -325,7 +327,7 @@ fn computed(row: &Row, cell: &Cell) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The label in a cell, where there is one.
+/// Returns the label in a cell, if there is one.
 fn label(row: &Row, cell: &Cell) -> anyhow::Result<Option<Label>> {
     computed(row, cell)?;
     match cell {
@@ -342,7 +344,7 @@ fn label(row: &Row, cell: &Cell) -> anyhow::Result<Option<Label>> {
     }
 }
 
-/// The dates among the names of images.
+/// The dates in the column of image names.
 #[derive(Debug, Default)]
 struct Dates {
     known: usize,
@@ -360,8 +362,8 @@ impl Dates {
         }
     }
 
-    /// Where some are the names of images, the others are of images that are not here. Where none
-    /// is, nobody knows what was typed.
+    /// If some dates match images, the others are names of other images. If none does, the original
+    /// names are unknown, which is an error.
     fn complain(self) -> anyhow::Result<()> {
         match self.unknown.filter(|_| self.known == 0) {
             None => Ok(()),
@@ -383,7 +385,7 @@ fn is_empty(rows: &[Row], column: usize) -> bool {
     rows.iter().all(|row| *row.cell(column) == Cell::Nothing)
 }
 
-/// Whether a column counts the rows, with or without a name above.
+/// Returns whether a column numbers the rows, with or without a header.
 fn is_index(rows: &[Row], column: usize) -> bool {
     let number = |cell: &Cell| match cell {
         Cell::Number(number) => Some(*number),

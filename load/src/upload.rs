@@ -1,4 +1,4 @@
-//! The requests of an upload, made of pieces that are ready before the run.
+//! Builds the requests of an upload, from pieces that are prepared before the run.
 
 use bytes::Bytes;
 use hyper::{
@@ -13,7 +13,7 @@ use crate::{
     options::Options,
 };
 
-/// Makes the requests of a run.
+/// Builds the requests of a run.
 #[derive(Debug)]
 pub(crate) struct Uploader {
     url: Url,
@@ -29,7 +29,7 @@ pub(crate) struct Uploader {
 
 impl Uploader {
     pub(crate) fn new(options: &Options) -> Self {
-        // 128 random bits: no image holds them by chance.
+        // 128 random bits, which no image contains by chance.
         let random = [0; 2].map(|_| std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0));
         let boundary = format!("eirs-{:016x}{:016x}", random[0], random[1]);
         let multipart = HeaderValue::from_str(&format!("multipart/form-data; boundary={boundary}"));
@@ -56,7 +56,7 @@ impl Uploader {
         }
     }
 
-    /// The upload of this image as the `number`th one.
+    /// Returns the request of the `number`th upload, with this image.
     pub(crate) fn upload(&self, image: &ImageFile, bytes: &Bytes, number: u64) -> Request<Pieces> {
         let [start, mark, rest] = match &self.unique {
             Some(unique) => unique.marked(bytes, number),
@@ -80,7 +80,7 @@ impl Uploader {
         self.url.request(Method::POST, &self.path, &self.upload_headers, body)
     }
 
-    /// The question after a result that was not there yet.
+    /// Returns the request that polls for a result.
     pub(crate) fn result(&self, path: &str) -> Request<Pieces> {
         self.url.request(Method::GET, path, &self.result_headers, Pieces::default())
     }

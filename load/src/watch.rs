@@ -1,4 +1,4 @@
-//! What can be seen of a run while it goes on.
+//! Observes a run in progress.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use crate::{
     words::{milliseconds, plain},
 };
 
-/// Gets what happens during a run. It is called from the tasks that make the load, so it must be
-/// quick and must not block.
+/// Receives events during a run. It is called from the tasks that generate the load, so it must
+/// return quickly and must not block.
 pub trait Watch: Send + Sync {
     /// An image got its label, `took` after it was due.
     fn classified(&self, _image: &str, _label: &str, _took: Duration) {}
@@ -17,31 +17,31 @@ pub trait Watch: Send + Sync {
     /// An image failed; `why` is a sentence.
     fn failed(&self, _image: &str, _why: &str) {}
 
-    /// About ten times a second.
+    /// Called about ten times per second.
     fn progress(&self, _state: &State<'_>) {}
 }
 
-/// Watches nothing.
+/// Ignores all events.
 impl Watch for () {}
 
-/// How things stand in a run.
+/// The state of a run.
 #[derive(Debug)]
 pub struct State<'a> {
-    /// What has happened.
+    /// The counters so far.
     pub tally: &'a Tally,
-    /// Since the start.
+    /// Time since the start.
     pub elapsed: Duration,
-    /// Uploads without an answer yet.
+    /// Number of uploads without a response yet.
     pub in_flight: u64,
     /// How long the next upload has been due without a free connection; zero if it is on time.
     pub behind: Duration,
-    /// The service's fleet, if it reports one.
+    /// The fleet of the service, if it reports one.
     pub fleet: Option<fleet::Sample>,
 }
 
 impl State<'_> {
-    /// How things stand, in a line for each thing that is known: rate, latency, statuses, accuracy
-    /// and the service's pools.
+    /// Returns one line each for the known parts of the state: rate, latency, statuses, accuracy
+    /// and the pools of the service.
     pub fn lines(&self) -> Vec<String> {
         let State { tally, elapsed, in_flight, behind, fleet } = self;
         let recent = tally.recently(*elapsed);
@@ -88,7 +88,7 @@ mod tests {
     use crate::tally::Times;
 
     #[test]
-    fn the_lines_say_rate_latency_answers_accuracy_and_fleet() {
+    fn the_lines_show_rate_latency_statuses_accuracy_and_fleet() {
         let mut tally = Tally::default();
         let times = Times { due: Duration::from_secs(3), took: Duration::from_millis(20) };
         (0..30).for_each(|_| tally.classified(times, "cat", Some("cat")));

@@ -1,11 +1,11 @@
-//! How reports write numbers and text from outside.
+//! Formats numbers and foreign text for reports.
 
-/// `1 image`, `2 images`.
+/// Formats a count, as in `1 image`, `2 images`.
 pub fn count(number: u64, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }
 
-/// Milliseconds with three figures that matter, in seconds where these are many.
+/// Formats milliseconds with three significant digits, or long times in seconds.
 pub fn milliseconds(ms: f64) -> String {
     match ms {
         ms if ms < 10.0 => format!("{ms:.2} ms"),
@@ -15,14 +15,14 @@ pub fn milliseconds(ms: f64) -> String {
     }
 }
 
-/// What strangers wrote, such as an image's name, on one line and without orders to a terminal.
+/// Puts foreign text, such as the name of an image, on one line without control characters.
 pub fn plain(text: &str) -> String {
     let is_harmless =
         |c: &char| !c.is_control() && !matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().map(|c| if is_harmless(&c) { c } else { '\u{fffd}' }).collect()
 }
 
-/// Text from outside, harmless in HTML and in its attributes.
+/// Escapes text for HTML and its attributes.
 pub fn escaped(text: &str) -> String {
     let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     text.replace('"', "&quot;").replace('\'', "&#39;")
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_give_orders_to_a_terminal_or_begin_a_line() {
+    fn foreign_text_has_no_control_characters_or_line_breaks() {
         assert_eq!(plain("a\u{1b}[2Jb\nc\u{202e}d 🐕"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d 🐕");
     }
 }

@@ -1,6 +1,6 @@
-//! Connections that are encrypted: to servers that an authority vouches for which this machine
-//! trusts, or which the file of the variable `SSL_CERT_FILE` names instead. That file may be the
-//! server's own certificate.
+//! TLS connections to servers with a certificate of an authority that this machine trusts, or that
+//! the file in the variable `SSL_CERT_FILE` contains. That file may contain the server's own
+//! certificate.
 
 use std::sync::{Arc, OnceLock};
 
@@ -21,19 +21,19 @@ use tokio_rustls::{
     },
 };
 
-/// Encrypts a connection to a server that has to be this one, or says why not.
+/// Opens a TLS connection to the server with this name; the error is a sentence.
 pub(super) async fn secure(
     stream: TcpStream,
     name: &ServerName<'static>,
 ) -> Result<TlsStream<TcpStream>, String> {
-    // Reading the authorities takes longer than a request.
+    // Loading the authorities takes longer than a request.
     static CONFIG: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
     let config = CONFIG.get_or_init(|| config().map(Arc::new)).clone()?;
     let connected = TlsConnector::from(config).connect(name.clone(), stream).await;
     connected.map_err(|error| with_advice(&error.to_string(), name))
 }
 
-/// What to do about a certificate that is refused.
+/// Adds advice to the error about a refused certificate.
 fn with_advice(error: &str, name: &ServerName<'_>) -> String {
     if error.contains("UnknownIssuer") || error.contains(SELF_SIGNED) {
         return format!(
@@ -59,7 +59,7 @@ fn config() -> Result<ClientConfig, String> {
     let trusted = found.certs;
     let mut roots = RootCertStore::empty();
     let (added, _unreadable) = roots.add_parsable_certificates(trusted.iter().cloned());
-    // What the system's own folder has besides is nobody's business; a file that somebody named is.
+    // Unreadable files in the system's folder do not matter, but a configured one does.
     let is_named = std::env::var_os("SSL_CERT_FILE").is_some();
     if let Some(error) = found.errors.first().filter(|_| is_named || added == 0) {
         return Err(format!("the trusted certificates of this machine: {error}"));
@@ -71,7 +71,7 @@ fn config() -> Result<ClientConfig, String> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
-        // It verifies all that the usual one does, with one exception.
+        // It verifies as much as the default verifier, with one exception.
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
@@ -79,13 +79,12 @@ fn config() -> Result<ClientConfig, String> {
     Ok(config)
 }
 
-/// How webpki calls a server's certificate that may sign others.
+/// webpki's error for a server certificate that may sign others.
 const SELF_SIGNED: &str = "CaUsedAsEndEntity";
 
-/// Verifies as rustls does, and takes a trusted certificate from a server, too, if it is an
-/// authority's. `openssl req -x509` (3.x) marks the certificates that it makes as such; webpki
-/// (0.103) refuses these for a server, even where the very certificate is trusted, and other
-/// clients take them.
+/// Verifies like rustls, but also accepts a trusted certificate that is an authority's. `openssl
+/// req -x509` (3.x) marks its certificates as authorities; webpki (0.103) refuses these for
+/// servers, even if that very certificate is trusted, but other clients accept them.
 #[derive(Debug)]
 struct Verifier {
     usual: Arc<WebPkiServerVerifier>,
@@ -112,8 +111,8 @@ impl ServerCertVerifier for Verifier {
         let verified = self.usual.verify_server_cert(certificate, intermediates, name, ocsp, now);
         let is_authority = |error: &rustls::Error| format!("{error:?}").contains(SELF_SIGNED);
         match verified {
-            // Its dates are good: webpki looks at these first. Its key is proven by the signature
-            // of the handshake.
+            // webpki checks the validity period before this error. The handshake's signature proves
+            // possession of the key.
             Err(error) if is_authority(&error) && self.trusted.iter().any(|one| one == certificate) => {
                 verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
                 Ok(ServerCertVerified::assertion())
@@ -153,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    /// As a plain `openssl req -x509` makes it.
+    /// Like the certificate of a plain `openssl req -x509`.
     fn self_signed(name: &str) -> CertificateDer<'static> {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -178,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_certificate_of_a_servers_own_is_good_for_its_name_and_time() {
+    fn a_trusted_self_signed_certificate_is_valid_for_its_name_and_period() {
         let (own, other) = (self_signed("127.0.0.1"), self_signed("127.0.0.1"));
         assert_eq!(verify(&own, &own, "127.0.0.1", 2025), Ok(()));
         let refused = |shown, name, year| verify(&own, shown, name, year).unwrap_err();

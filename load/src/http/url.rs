@@ -1,4 +1,4 @@
-//! Where a service is.
+//! The URL of a service.
 
 use std::{fmt, str::FromStr};
 
@@ -10,14 +10,14 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::{Answer, Connection, Lost, Pieces, header_pair};
 
-/// A server and the path that was named with it.
+/// A server, and the path in its URL.
 #[derive(Debug, Clone)]
 pub struct Url {
     pub(super) host: String,
     pub(super) port: u16,
     authority: HeaderValue,
     path: String,
-    /// Who the server has to be, where the connection is encrypted.
+    /// The name that the certificate must have, for HTTPS.
     pub(super) secure: Option<ServerName<'static>>,
 }
 
@@ -60,7 +60,7 @@ impl fmt::Display for Url {
 }
 
 impl Url {
-    /// The path and query that uploads go to: the one that was named, or `/upload`, with `query`
+    /// Returns the path and query for uploads: those of the URL, or else `/upload`, with `query`
     /// added.
     pub fn upload_path(&self, query: &str) -> String {
         let path = if self.path == "/" { "/upload" } else { &self.path };
@@ -71,7 +71,7 @@ impl Url {
         }
     }
 
-    /// A request to this server.
+    /// Creates a request to this server.
     pub fn request(&self, method: Method, path: &str, headers: &HeaderMap, body: Pieces) -> Request<Pieces> {
         let mut request = Request::new(body);
         *request.method_mut() = method;
@@ -83,7 +83,7 @@ impl Url {
         request
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on a new connection.
     pub async fn get(&self, path: &str) -> Result<Answer, Lost> {
         let mut connection = Connection::open(self).await?;
         let headers = HeaderMap::from_iter([header_pair(header::ACCEPT, "application/json")]);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn an_https_url_has_its_own_port_and_says_who_the_server_has_to_be() {
+    fn an_https_url_has_its_own_port_and_server_name() {
         for (text, port, name) in [
             ("https://eirs.example/upload", 443, "eirs.example"),
             ("https://127.0.0.1:8443", 8443, "127.0.0.1"),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_for_us_is_said_in_a_sentence() {
+    fn invalid_urls_are_refused_in_a_sentence() {
         for (text, hint) in [
             ("https://a b", "not a URL"),
             ("ftp://x", "not ftp://"),

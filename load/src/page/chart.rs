@@ -1,5 +1,5 @@
-//! One picture of a page: axes, lines, areas and bars. Colours are names of classes, so that the
-//! page decides what they look like on white, on black and on paper.
+//! A chart: axes, lines, areas and bars. Colours are class names, so that the page sets them for
+//! light, dark and print.
 
 use std::fmt::Write as _;
 
@@ -8,26 +8,26 @@ use crate::{
     words::{escaped, milliseconds},
 };
 
-/// Small enough that the words can still be read where a phone makes it a little smaller.
+/// Small enough that the text remains readable if a phone scales it down.
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 210.0;
 const LEFT: f64 = 46.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 24.0;
-/// Two short words would overlap where they are closer.
+/// The distance below which two short labels would overlap.
 const CLOSE: f64 = 30.0;
 
-/// The place of a value on the axis from left to right.
+/// The horizontal axis.
 #[derive(Debug, Clone, Copy)]
 enum Place {
-    /// From zero to this many seconds.
+    /// From zero to this number of seconds.
     Time(f64),
-    /// Between two latencies in milliseconds, each power of ten as wide as the next.
+    /// A logarithmic axis between two latencies, in milliseconds.
     Latency(f64, f64),
 }
 
-/// A picture in the making.
+/// A chart under construction.
 pub(super) struct Chart {
     body: String,
     axis: Axis,
@@ -86,7 +86,8 @@ impl Chart {
         }
     }
 
-    /// A line through the values, broken where there are none; a lonely one is a dot.
+    /// Draws a line through the values, with gaps where they are missing; an isolated value is a
+    /// dot.
     pub(super) fn line(&mut self, values: &[(f64, Option<f64>)], class: &str) {
         let mut path = String::new();
         let is_there = |number: usize| values.get(number).is_some_and(|(_, value)| value.is_some());
@@ -102,13 +103,13 @@ impl Chart {
         self.add(format_args!("<path class=\"line {class}\" d=\"{path}\"/>"));
     }
 
-    /// A value that stays until the next one.
+    /// Draws values that hold until the next one.
     pub(super) fn steps(&mut self, values: &[(f64, Option<f64>)], class: &str) {
         let path = self.stairs(values, 'M');
         self.add(format_args!("<path class=\"line {class}\" d=\"{path}\"/>"));
     }
 
-    /// The range between two such values.
+    /// Fills the range between two such step functions.
     pub(super) fn area(
         &mut self,
         below: Option<&[(f64, Option<f64>)]>,
@@ -132,7 +133,7 @@ impl Chart {
         self.corners(values).iter().enumerate().map(corner).collect()
     }
 
-    /// The corners of stairs; what is unknown is as it was before.
+    /// Returns the corners of a step function; a missing value repeats the previous one.
     fn corners(&self, values: &[(f64, Option<f64>)]) -> Vec<(f64, f64)> {
         let mut corners: Vec<(f64, f64)> = Vec::new();
         for (at, value) in values {
@@ -155,7 +156,7 @@ impl Chart {
         ));
     }
 
-    /// A level that something should not exceed.
+    /// Draws a limit.
     pub(super) fn level(&mut self, value: f64, text: &str) {
         let (y, right) = (self.y(value), WIDTH - RIGHT);
         let text = escaped(text);
@@ -167,8 +168,7 @@ impl Chart {
         ));
     }
 
-    /// Places on the axis from left to right, in order; those that are close share their name's
-    /// place.
+    /// Draws vertical marks, in order; close ones share a label.
     pub(super) fn marks(&mut self, marks: &[(f64, &str)]) {
         let bottom = HEIGHT - BOTTOM;
         let mut names: Vec<(f64, String)> = Vec::new();
@@ -186,7 +186,7 @@ impl Chart {
         }
     }
 
-    /// The text for a pointer at rest.
+    /// Adds a tooltip.
     pub(super) fn hint(&mut self, from: f64, length: f64, text: &str) {
         let (left, right) = (self.x(from), self.x(from + length));
         let (width, height, text) = (right - left, HEIGHT - TOP - BOTTOM, escaped(text));
@@ -205,13 +205,12 @@ impl Chart {
     }
 }
 
-/// Where a word below or above a place is written, so that all of it is inside of the picture.
+/// Returns the position and alignment of a label, so that it is inside the chart.
 fn inside(x: f64) -> (f64, &'static str) {
     if x > WIDTH - CLOSE { (WIDTH - 1.0, "right") } else { (x, "middle") }
 }
 
-/// Sums from the first row of values on: what is drawn one upon the other. What is unknown adds
-/// nothing.
+/// Returns cumulative sums of the rows, for a stacked chart. Missing values count as zero.
 pub(super) fn stacked(rows: &[Vec<(f64, Option<f64>)>]) -> Vec<Vec<(f64, Option<f64>)>> {
     let mut sums: Vec<Vec<(f64, Option<f64>)>> = Vec::new();
     for row in rows {
@@ -226,7 +225,7 @@ pub(super) fn stacked(rows: &[Vec<(f64, Option<f64>)>]) -> Vec<Vec<(f64, Option<
     sums
 }
 
-/// Round latencies between two others.
+/// Returns round latencies between two others.
 fn latency_ticks(from_ms: f64, to_ms: f64) -> Vec<(f64, String)> {
     let decades = (to_ms / from_ms).log10();
     let steps: &[f64] = if decades > 3.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
@@ -240,7 +239,7 @@ fn latency_ticks(from_ms: f64, to_ms: f64) -> Vec<(f64, String)> {
         ms => format!("{} µs", (ms * 1e3).round()),
     };
     let ticks: Vec<_> = within.map(|value| (value, short(value))).collect();
-    // All within one step: the ends say where that is.
+    // The range is smaller than a step, so its ends are labelled.
     if ticks.is_empty() { [from_ms, to_ms].map(|ms| (ms, milliseconds(ms))).into() } else { ticks }
 }
 
@@ -249,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latencies_are_written_at_round_values_in_units_that_suit() {
+    fn latency_ticks_are_round_and_in_a_fitting_unit() {
         let written =
             |from, to| latency_ticks(from, to).into_iter().map(|(_, text)| text).collect::<Vec<_>>();
         assert_eq!(written(0.4, 12.0), ["500 µs", "1 ms", "2 ms", "5 ms", "10 ms"]);
@@ -258,13 +257,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stacked_adds_up_and_the_unknown_adds_nothing() {
+    fn stacked_rows_add_up_and_unknown_values_count_as_zero() {
         let rows = [vec![(0.0, Some(1.0)), (1.0, None)], vec![(0.0, Some(2.0)), (1.0, Some(3.0))]];
         assert_eq!(stacked(&rows)[1], [(0.0, Some(3.0)), (1.0, Some(3.0))]);
     }
 
     #[test]
-    fn a_line_is_broken_where_nothing_is_known_and_a_lonely_value_is_a_dot() {
+    fn a_line_has_gaps_at_unknown_values_and_an_isolated_value_is_a_dot() {
         let mut chart = Chart::over_time(Axis::up_to(10.0), 4.0);
         chart.line(&[(0.0, Some(0.0)), (1.0, Some(10.0)), (2.0, None), (3.0, Some(5.0))], "blue");
         let svg = chart.svg("x");

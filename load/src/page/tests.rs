@@ -11,8 +11,8 @@ use crate::{
     truth::Truth,
 };
 
-/// A run of half a minute with something of everything in it, and a stranger who would like to be a
-/// script.
+/// A run of half a minute that has something of everything, including a label that tries to inject
+/// a script.
 async fn report() -> Report {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url: Url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
@@ -55,9 +55,9 @@ async fn report() -> Report {
 
 const COMMAND: &str = "eirs load --rate 40 --expect '<b>'";
 
-/// To look at one: `EIRS_PAGE=/tmp/page.html cargo test ... page_holds`.
+/// To view the page: `EIRS_PAGE=/tmp/page.html cargo test ... page_has`.
 #[tokio::test]
-async fn the_page_holds_every_figure_and_words_of_strangers_stay_words() {
+async fn the_page_has_every_figure_and_escapes_foreign_text() {
     let report = report().await;
     let page = page(&report, COMMAND, DateTime::UNIX_EPOCH);
     if let Some(file) = std::env::var_os("EIRS_PAGE") {
@@ -98,7 +98,7 @@ async fn the_page_holds_every_figure_and_words_of_strangers_stay_words() {
 }
 
 #[tokio::test]
-async fn the_page_needs_nothing_else_and_runs_nothing() {
+async fn the_page_loads_nothing_and_has_no_scripts() {
     let report = report().await;
     let page = page(&report, COMMAND, DateTime::UNIX_EPOCH);
     let own = page.replace(&escaped(&report.url), "");
@@ -108,7 +108,7 @@ async fn the_page_needs_nothing_else_and_runs_nothing() {
         assert!(!own.contains(foreign), "{foreign}");
     }
     assert!(page.contains("content=\"default-src 'none'; style-src 'unsafe-inline'\""));
-    assert!(!page.contains("NaN") && !page.contains("inf"), "all is a number");
+    assert!(!page.contains("NaN") && !page.contains("inf"), "every value must be a number");
     let opened = |name: &str| {
         (
             page.matches(&format!("<{name}>")).count() + page.matches(&format!("<{name} ")).count(),
@@ -122,7 +122,7 @@ async fn the_page_needs_nothing_else_and_runs_nothing() {
 }
 
 #[tokio::test]
-async fn a_run_in_which_nothing_happened_is_a_page_too() {
+async fn an_empty_run_gives_a_page() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url: Url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     let connection = Connection::open(&url).await.unwrap();

@@ -1,4 +1,4 @@
-//! A report in words: what is printed, and the sentences that the page shares with it.
+//! The report as text, and sentences shared with the page.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -94,7 +94,7 @@ impl fmt::Display for Report {
 }
 
 impl Load {
-    /// `open loop, 0..200@60s, even arrivals`
+    /// Formats as `open loop, 0..200@60s, even arrivals`.
     pub(crate) fn shown(&self, concurrency: usize) -> String {
         match self {
             Self::Closed => format!("closed loop on {}", count(concurrency as u64, "connection")),
@@ -107,7 +107,7 @@ impl Load {
 }
 
 impl Punctuality {
-    /// What a reader of the latencies should know of the schedule.
+    /// Describes how the schedule was kept, for readers of the latencies.
     pub(crate) fn shown(&self) -> String {
         let Self { waited, never_begun, late_p50_ms, late_p99_ms, late_max_ms } = *self;
         let [p50, p99, max] = [late_p50_ms, late_p99_ms, late_max_ms].map(milliseconds);
@@ -123,7 +123,7 @@ impl Punctuality {
 }
 
 impl Class {
-    /// `circle (5), star (2)`
+    /// Formats the wrong labels as `circle (5), star (2)`.
     pub(crate) fn shown(&self) -> String {
         let taken = |(label, count): &(String, u64)| format!("{} ({count})", plain(label));
         self.taken_for.iter().take(3).map(taken).collect::<Vec<_>>().join(", ")
@@ -131,7 +131,7 @@ impl Class {
 }
 
 impl Report {
-    /// What the reader of throughput and latencies should know where the service's cache made them.
+    /// Returns a remark for readers of throughput and latency, if the service's cache affects them.
     pub(crate) fn cache_remark(&self) -> Option<String> {
         let percent = 100.0 * self.cached as f64 / self.results.max(1) as f64;
         (self.cached > 0).then(|| {
@@ -142,7 +142,7 @@ impl Report {
         })
     }
 
-    /// What the fleet did, in a line for each pool.
+    /// Returns one line per pool about the fleet.
     pub(crate) fn fleet_lines(&self) -> Vec<String> {
         let mut pools: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
         for (number, sample) in self.fleet.iter().enumerate() {
@@ -164,8 +164,8 @@ impl Report {
     }
 }
 
-/// A histogram in a few lines: bars with round edges, each up to twice or two and a half times the
-/// one before. The fine bars meet them within a hundredth.
+/// Reduces a histogram to a few bars with round edges, each 2 or 2.5 times the previous one. Edges
+/// of the fine bars match them within 1 %.
 fn rough(bars: &[Bar]) -> Vec<Bar> {
     let mut rough: Vec<Bar> = Vec::new();
     for bar in bars {
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rough_histogram_holds_as_much_as_a_fine_one_between_round_edges() {
+    fn a_coarse_histogram_has_the_same_total_and_round_edges() {
         let bars: Vec<_> =
             (-20..=74).map(|place| Bar { up_to_ms: 10f64.powf(f64::from(place) / 20.0), count: 1 }).collect();
         let rough = rough(&bars);

@@ -1,4 +1,4 @@
-//! The generator against a small server that answers as a test wants it to.
+//! Tests of the generator against a small server that responds as each test needs.
 
 mod open_loop;
 mod others;
@@ -26,8 +26,8 @@ use crate::{
 
 type Answers = Arc<dyn Fn(usize, &str, &[u8]) -> Response<Full<Bytes>> + Send + Sync>;
 
-/// Serves on a free port, without a fleet; `answers` is given the number of the request, its path
-/// and its body. An answer of 444 hangs up.
+/// Serves on a free port, without a fleet. `answers` gets the number of the request, its path and
+/// its body. A status of 444 closes the connection.
 async fn serve(
     answers: impl Fn(usize, &str, &[u8]) -> Response<Full<Bytes>> + Send + Sync + 'static,
 ) -> SocketAddr {
@@ -68,7 +68,7 @@ fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Response<Full<By
 }
 
 fn images(names: &[&str]) -> Vec<ImageFile> {
-    // The content is the name: a server can answer with it.
+    // The content is the name, so that a server can respond with it.
     names.iter().map(|name| ImageFile::in_memory(name, Bytes::copy_from_slice(name.as_bytes()))).collect()
 }
 
@@ -89,7 +89,7 @@ fn image_of(body: &[u8]) -> Bytes {
 }
 
 #[tokio::test]
-async fn every_image_is_uploaded_as_a_file_in_the_field_and_gets_its_label() {
+async fn every_image_is_uploaded_as_a_form_file_and_gets_its_label() {
     #[derive(Default)]
     struct Seen(Mutex<Vec<String>>);
     impl Watch for Seen {
@@ -135,7 +135,7 @@ async fn every_image_is_uploaded_as_a_file_in_the_field_and_gets_its_label() {
 }
 
 #[tokio::test]
-async fn a_pending_image_is_asked_for_until_its_label_is_there() {
+async fn a_pending_image_is_polled_until_its_label_is_available() {
     let address = serve(|number, path, _| match (number, path) {
         (0, "/upload?model=x") => answer(202, &[("location", "/results/abc"), ("retry-after", "0")], "{}"),
         (1 | 2, "/results/abc") => answer(202, &[("retry-after", "0.03")], "{}"),
@@ -156,7 +156,7 @@ async fn a_pending_image_is_asked_for_until_its_label_is_there() {
 }
 
 #[tokio::test]
-async fn a_busy_service_is_asked_again_when_it_says_so() {
+async fn a_busy_service_is_retried_after_the_time_that_it_asks_for() {
     let address = serve(|number, _, body| match number {
         0 => answer(503, &[("retry-after", "0.05")], "{}"),
         1 => answer(429, &[("retry-after", "0.05")], "{}"),
@@ -169,7 +169,7 @@ async fn a_busy_service_is_asked_again_when_it_says_so() {
 }
 
 #[tokio::test]
-async fn failures_are_counted_by_kind_and_the_first_ones_told() {
+async fn failures_are_counted_by_kind_with_the_first_ones_as_examples() {
     let address = serve(|number, _, _| match number {
         0..4 => answer(
             422,
@@ -196,7 +196,7 @@ async fn failures_are_counted_by_kind_and_the_first_ones_told() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_hangs_up_is_tried_anew_and_a_new_one_is_a_failure() {
+async fn a_closed_kept_connection_is_replaced_once() {
     let address =
         serve(
             |number, _, _| {
@@ -204,8 +204,8 @@ async fn a_kept_connection_that_hangs_up_is_tried_anew_and_a_new_one_is_a_failur
             },
         )
         .await;
-    // 0 answers; 1 hangs up on the kept connection, and 2 answers on a new one; 3 hangs up, and 4
-    // again: that image failed.
+    // 0 responds; 1 closes the kept connection, and 2 responds on a new one; 3 closes, and so does
+    // 4: that image fails.
     let report =
         load(address, &["1.jpg"], |options| (options.requests, options.concurrency) = (Some(4), 1)).await;
     assert_eq!((report.results, report.failed, report.reconnects), (3, 1, 2), "{report}");
@@ -213,7 +213,7 @@ async fn a_kept_connection_that_hangs_up_is_tried_anew_and_a_new_one_is_a_failur
 }
 
 #[tokio::test]
-async fn a_service_that_never_answers_is_a_time_out() {
+async fn a_service_that_never_responds_is_a_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let report = load(listener.local_addr().unwrap(), &["1.jpg"], |options| {
         options.timeout = Duration::from_millis(50)
@@ -223,7 +223,7 @@ async fn a_service_that_never_answers_is_a_time_out() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_one_sentence() {
+async fn a_refused_connection_is_one_sentence() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -256,7 +256,7 @@ async fn a_stopped_run_reports_what_was_done() {
 }
 
 #[tokio::test]
-async fn unique_uploads_are_all_different_and_plain_ones_all_the_same() {
+async fn unique_uploads_differ_and_others_are_identical() {
     for (unique, different) in [(true, 10), (false, 1)] {
         let seen: Arc<Mutex<HashSet<Bytes>>> = Arc::default();
         let note = seen.clone();
@@ -274,7 +274,7 @@ async fn unique_uploads_are_all_different_and_plain_ones_all_the_same() {
 }
 
 #[tokio::test]
-async fn labels_that_were_stored_before_are_counted_and_their_share_is_said() {
+async fn cached_labels_are_counted_and_their_share_is_reported() {
     let address = serve(|number, _, _| match number {
         0 => answer(200, &[], "cat"),
         _ => answer(200, &[("cache-status", "eirs; hit")], "cat"),
@@ -292,7 +292,7 @@ async fn labels_that_were_stored_before_are_counted_and_their_share_is_said() {
 }
 
 #[tokio::test]
-async fn accuracy_counts_what_has_a_label_and_names_what_has_none() {
+async fn accuracy_counts_labelled_images_and_names_the_others() {
     let address = serve(|_, _, body| answer(200, &[], std::str::from_utf8(&image_of(body)).unwrap())).await;
     let report = load(address, &["a", "b", "c"], |options| {
         options.requests = Some(6);

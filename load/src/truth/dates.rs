@@ -1,4 +1,4 @@
-//! A date that a spreadsheet made of a name, and whether a name may be what it was made of.
+//! Dates into which a spreadsheet converted a name, and the names that it may have been.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ const MONTHS: [&str; 12] = [
     "december",
 ];
 
-/// A date, with a time of day.
+/// A date with a time of day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Date {
     /// Year, month and day.
@@ -27,7 +27,7 @@ pub(super) struct Date {
 }
 
 impl Date {
-    /// Reads `2024-01-05` and `2024-01-05T12:48:04`.
+    /// Parses `2024-01-05` and `2024-01-05T12:48:04`.
     pub(super) fn from_iso(text: &str) -> Option<Self> {
         let (day, time) = text.split_once(['T', ' ']).unwrap_or((text, "0:0:0"));
         let three = |text: &str, between: char| -> Option<[u32; 3]> {
@@ -38,22 +38,21 @@ impl Date {
         Some(Self { day: three(day, '-')?, time: three(whole_seconds, ':')? })
     }
 
-    /// Whether somebody who typed this name got this date: it consists of the numbers of the date
-    /// and nothing else, in an order in which dates are written, with or without the year or the
-    /// day.
+    /// Returns whether a spreadsheet may have converted this name into this date: the name consists
+    /// only of the numbers of the date, in a usual order, with or without the year or the day.
     pub(super) fn may_be(&self, name: &str) -> bool {
         let Some(numbers) = numbers(name) else { return false };
         let [year, month, day] = self.day;
         let mut dates = vec![vec![month, day], vec![day, month]];
         for year in [year, year % 100] {
             dates.extend([vec![year, month, day], vec![day, month, year], vec![month, day, year]]);
-            // Without a day it is the first of the month.
+            // Without a day, it is the first of the month.
             if day == 1 {
                 dates.extend([vec![year, month], vec![month, year]]);
             }
         }
         let with_time = |date: Vec<u32>| {
-            // What was typed without seconds has none.
+            // A time that was typed without seconds has none.
             let times: &[&[u32]] = match self.time {
                 [0, 0, 0] => &[&[]],
                 [_, _, 0] => &[&self.time, &self.time[..2]],
@@ -76,8 +75,8 @@ impl fmt::Display for Date {
     }
 }
 
-/// The numbers of a name that is made of numbers, names of months and what stands between them;
-/// eight digits are a date, and six behind them a time.
+/// Returns the numbers in a name that consists of numbers, month names and separators; eight digits
+/// are a date, and six after them a time.
 fn numbers(name: &str) -> Option<Vec<u32>> {
     let name = name.to_lowercase();
     let mut numbers = Vec::new();
@@ -139,7 +138,7 @@ mod tests {
         {
             assert!(!date.may_be(other), "{other}");
         }
-        // Without a day it is the first of the month.
+        // Without a day, it is the first of the month.
         let first = Date { day: [2024, 3, 1], time: [0; 3] };
         assert!(first.may_be("2024-03") && first.may_be("mar-24") && first.may_be("3-2024"));
     }

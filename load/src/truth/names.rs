@@ -1,5 +1,5 @@
-//! Which images a row of a sheet names. Names are compared in one Unicode form (NFC): Macs write
-//! `ü` as two characters into the names of files, and spreadsheets write it as one.
+//! Finds the images that a row of a sheet names. Names are compared in one Unicode form (NFC):
+//! macOS writes `ü` in file names as two characters, spreadsheets as one.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -8,35 +8,35 @@ use unicode_normalization::UnicodeNormalization;
 use super::{dates::Date, sheet::Cell};
 use crate::images::{self, ImageFile};
 
-/// The images by everything that a sheet may call them.
+/// The images, indexed by all names that a sheet may use.
 pub(super) struct Names {
-    /// As they are written.
+    /// As written.
     exact: Index,
-    /// In small letters.
+    /// In lower case.
     folded: Index,
-    /// Those whose name is a number, by that.
+    /// Images with a numeric name, by its value.
     numbers: HashMap<u64, Vec<usize>>,
-    /// Each image's name without folders and ending.
+    /// The name of each image without folders and extension.
     stems: Vec<String>,
 }
 
-/// What a cell names.
+/// The images that a cell names.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
-    /// The images.
+    /// The places of the images.
     pub(super) images: Vec<usize>,
-    /// How exactly it names them: of two rows, the lower one counts.
+    /// How vaguely the cell names them; of two rows, the lower value counts.
     pub(super) vagueness: u8,
 }
 
-/// What several names have been, of which a spreadsheet has left one.
+/// The possible original names, of which a spreadsheet left one value.
 #[derive(Debug)]
 pub(super) struct Ambiguous(pub(super) Vec<String>);
 
-/// One spelling of all names.
+/// An index of all names in one spelling.
 struct Index {
     fold: fn(&str) -> String,
-    /// The path below the folder, and the whole path.
+    /// The relative and the absolute path of each image.
     paths: Vec<(String, String)>,
     by_path: HashMap<String, Vec<usize>>,
     by_path_stem: HashMap<String, Vec<usize>>,
@@ -62,7 +62,8 @@ impl Names {
         }
     }
 
-    /// The images that a cell names. `folder` is what all names of the sheet begin with.
+    /// Returns the images that a cell names. `folder` is the common folder of all names in the
+    /// sheet.
     pub(super) fn find(&self, cell: &Cell, folder: &str) -> Result<Found, Ambiguous> {
         match cell {
             Cell::Nothing | Cell::Time(_) | Cell::Formula(_) => Ok(Found::default()),
@@ -85,7 +86,7 @@ impl Names {
         found.next().unwrap_or_else(|| Found { images: self.with_zeros(name), vagueness: 30 })
     }
 
-    /// A spreadsheet that wrote `7` may have read `007`.
+    /// A spreadsheet may have read `007` and written `7`.
     fn with_zeros(&self, name: &str) -> Vec<usize> {
         let Some(number) = number(name).filter(|_| !name.contains('.')) else { return Vec::new() };
         let images = self.numbers.get(&number.to_bits()).cloned().unwrap_or_default();
@@ -96,7 +97,7 @@ impl Names {
         (0..self.stems.len()).filter(|place| date.may_be(&self.stems[*place])).collect()
     }
 
-    /// These images, if they are called alike.
+    /// Returns these images if they have the same name.
     fn one_name(&self, images: Vec<usize>) -> Result<Found, Ambiguous> {
         let names: BTreeSet<_> = images.iter().map(|place| &self.stems[*place]).collect();
         if names.len() > 1 {
@@ -131,8 +132,8 @@ impl Index {
         index
     }
 
-    /// The images that a name may mean, by one way of reading it after the other: the whole name
-    /// before one without an ending, and the whole path before a part of it.
+    /// Returns the images for each way to read a name, in order of precedence: with its extension
+    /// before without, and the whole path before a part of it.
     fn ways<'a>(&'a self, name: &str, folder: &str) -> impl Iterator<Item = Vec<usize>> + use<'a> {
         let name = (self.fold)(name);
         let folder = (self.fold)(folder);
@@ -154,12 +155,13 @@ impl Index {
             let is_whole = matches!(way, 0 | 1 | 4 | 5 | 7);
             let key = if is_whole { name.as_str() } else { file_name(name) };
             let images = map.get(key).into_iter().flatten().copied();
-            images.filter(|place| is_whole || self.lies_there(*place, name, way != 2)).collect()
+            images.filter(|place| is_whole || self.is_in_folder(*place, name, way != 2)).collect()
         })
     }
 
-    /// Whether the image is in the folder that the name has, seen from any folder above it.
-    fn lies_there(&self, place: usize, name: &str, is_without_ending: bool) -> bool {
+    /// Returns whether the image is in the folder that the name contains, relative to any parent
+    /// folder.
+    fn is_in_folder(&self, place: usize, name: &str, is_without_ending: bool) -> bool {
         if !name.contains('/') {
             return true;
         }
@@ -168,12 +170,12 @@ impl Index {
         let ends = |long: &str, end: &str| {
             long.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
         };
-        // The bare name of a file in another folder is not enough.
+        // The bare name of a file does not match a name in another folder.
         ends(&whole, name.trim_start_matches('/')) || (path.contains('/') && ends(name, &path))
     }
 }
 
-/// The folder that all names have in common, with its slash.
+/// Returns the common folder of all names, with a slash at the end.
 pub(super) fn common_folder<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
     let folder = |name: &str| {
         plain(name).rsplit_once('/').map_or_else(String::new, |(folder, _)| format!("{folder}/"))
@@ -189,7 +191,7 @@ pub(super) fn common_folder<'a>(mut names: impl Iterator<Item = &'a str>) -> Str
     common
 }
 
-/// A path in one spelling: NFC, slashes between its parts, and no `./` in front.
+/// Normalises a path: NFC, slashes as separators, no leading `./`.
 fn plain(path: &str) -> String {
     let path: String = path.nfc().map(|c| if c == '\\' { '/' } else { c }).collect();
     path.trim_start_matches("./").to_owned()
@@ -199,7 +201,7 @@ fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// Without the ending of an image file. Other dots belong to the name.
+/// Removes the extension of an image file. Other dots belong to the name.
 fn stem(path: &str) -> &str {
     match path.rsplit_once('.') {
         Some((stem, ending)) if images::is_ending(ending) => stem,
@@ -207,7 +209,7 @@ fn stem(path: &str) -> &str {
     }
 }
 
-/// A number that is written with digits and at most one dot.
+/// Parses a number of digits with at most one dot.
 fn number(text: &str) -> Option<f64> {
     let is_plain = text.starts_with(|c: char| c.is_ascii_digit())
         && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_name_comes_first_and_only_the_ending_of_an_image_is_cut() {
+    fn the_whole_name_has_precedence_and_only_image_extensions_are_removed() {
         check("a/1.jpg", &["a/1.jpg", "b/1.jpg", "1.jpg"], &["a/1.jpg"]);
         check("1.jpg", &["a/1.jpg", "1.jpg"], &["1.jpg"]);
         check("1.jpg", &["a/1.jpg", "b/1.jpg", "1.png"], &["a/1.jpg", "b/1.jpg"]);
@@ -251,19 +253,19 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_in_a_name_has_to_be_the_folder_of_the_image() {
+    fn a_folder_in_a_name_must_be_that_of_the_image() {
         check("a/1.jpg", &["b/1.jpg"], &[]);
         check("a/1.jpg", &["x/a/1.jpg", "y/1.jpg"], &["x/a/1.jpg"]);
         check(r"C:\photos\a\1.jpg", &["a/1.jpg", "b/1.jpg"], &["a/1.jpg"]);
         check("a/1", &["x/a/1.jpg", "x/aa/1.jpg"], &["x/a/1.jpg"]);
-        // Where all names have a folder in common it may be the one that was given.
+        // A common folder of all names may be the folder that was given.
         let bare = |name: &str| found(Cell::Text(name.into()), "photos/", &["1.jpg", "b/1.jpg"]);
         assert_eq!(bare("photos/1.jpg"), ["1.jpg"]);
         assert_eq!(bare("photos/1"), ["1.jpg"]);
     }
 
     #[test]
-    fn the_folder_in_common_ends_at_a_slash() {
+    fn the_common_folder_ends_at_a_slash() {
         let common = |names: &[&str]| common_folder(names.iter().copied());
         assert_eq!(common(&["x/ab/1.jpg", "x/ac/2.jpg"]), "x/");
         assert_eq!(common(&["x/a/1.jpg", "x/a/2.jpg"]), "x/a/");
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_finds_the_image_that_it_was_before_the_spreadsheet_made_it_one() {
+    fn a_number_finds_the_image_whose_name_was_converted() {
         assert_eq!(found(Cell::Number(1.1), "", &["1.10.jpg", "1.2.jpg"]), ["1.10.jpg"]);
         assert_eq!(
             found(Cell::Number(7.0), "", &["a/007.jpg", "b/007.png", "70.jpg"]),
@@ -287,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_finds_the_image_that_is_called_so() {
+    fn a_date_finds_the_image_whose_name_was_converted() {
         let date = Cell::Date(Date { day: [2024, 3, 5], time: [0; 3] });
         assert_eq!(found(date.clone(), "", &["2024-03-05.jpg", "2024-03-06.jpg"]), ["2024-03-05.jpg"]);
         let images = ["3-5.jpg", "5-3.jpg"].map(|name| ImageFile::in_memory(name, Bytes::new()));

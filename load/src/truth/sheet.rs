@@ -1,5 +1,5 @@
-//! The rows of a sheet of labels, whatever program wrote the file: a workbook, or text of any
-//! common encoding and separator.
+//! Reads the rows of a sheet of labels from any program: a workbook, or text in any common encoding
+//! and with any common separator.
 
 use std::io::{Cursor, Read, Seek};
 
@@ -9,30 +9,30 @@ use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
 
 use super::dates::Date;
 
-/// What may stand between the cells of a text file.
+/// The separators of cells in a text file.
 const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];
-/// How workbooks begin: those that are ZIP archives, and those from before.
+/// The signatures of workbooks: ZIP archives, and the older format.
 const WORKBOOKS: [&[u8]; 2] = [b"PK\x03\x04", b"\xD0\xCF\x11\xE0"];
 
-/// What a cell holds, as far as it matters for a name or a label.
+/// The content of a cell, as far as it matters for names and labels.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Cell {
-    /// Nothing, or an error such as `#N/A`.
+    /// Empty, or an error such as `#N/A`.
     Nothing,
-    /// What was typed.
+    /// Text as typed.
     Text(String),
-    /// A number of a workbook. How it was typed is lost: 1.1 may have been 1.10, and 7 may have
-    /// been 007.
+    /// A number in a workbook. Its spelling is lost: 1.1 may have been 1.10, and 7 may have been
+    /// 007.
     Number(f64),
-    /// What a spreadsheet made of something that resembles a date.
+    /// A date, which may be the converted form of a name that resembles one.
     Date(Date),
-    /// A time of day or a duration, shown for a complaint.
+    /// A time of day or a duration, as shown in an error.
     Time(String),
-    /// A formula whose value the program that wrote it did not store.
+    /// A formula whose value is not stored in the file.
     Formula(String),
 }
 
-/// A row, with the number that the program shows which made it.
+/// A row, with its number in the program that wrote the file.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
     pub(super) number: u64,
@@ -40,7 +40,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// The cell of a column; nothing where the row is shorter.
+    /// Returns the cell in a column; `Nothing` if the row is shorter.
     pub(super) fn cell(&self, column: usize) -> &Cell {
         self.cells.get(column).unwrap_or(&Cell::Nothing)
     }
@@ -48,7 +48,7 @@ impl Row {
 
 impl Cell {
     fn of_text(text: &str) -> Self {
-        // Excel's way of keeping text from becoming a number in a CSV file.
+        // Excel's way to keep text from becoming a number in a CSV file.
         let bare = text.strip_prefix("=\"").and_then(|text| text.strip_suffix('"')).unwrap_or(text);
         let trimmed = bare.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}'));
         if trimmed.is_empty() || is_error(trimmed) { Self::Nothing } else { Self::Text(trimmed.to_owned()) }
@@ -60,12 +60,12 @@ impl Cell {
             Data::String(text) => Self::of_text(text),
             Data::Int(number) => Self::Number(*number as f64),
             Data::Float(number) => Self::Number(*number),
-            // Typed as a word, whatever language the spreadsheet shows it in.
+            // As the typed word, independent of the language of the spreadsheet.
             Data::Bool(is_true) => Self::Text(is_true.to_string()),
             Data::DateTime(moment) if moment.is_duration() => {
                 Self::Time(format!("{:.0} seconds", moment.as_f64() * 86_400.0))
             }
-            // Without a day it is a time: day 0 is in the year 1899.
+            // Day 0 is in the year 1899, so this is a time of day.
             Data::DateTime(moment) if moment.as_f64() < 1.0 => {
                 let (_, _, _, hour, minute, second, _) = moment.to_ymd_hms_milli();
                 Self::Time(format!("{hour:02}:{minute:02}:{second:02}"))
@@ -82,7 +82,7 @@ impl Cell {
         }
     }
 
-    /// What is shown in a complaint.
+    /// Returns the content as shown in an error.
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Nothing => String::new(),
@@ -94,8 +94,8 @@ impl Cell {
     }
 }
 
-/// Whether a spreadsheet wrote this for a formula that failed: `#N/A`, `#REF!`, `#NAME?`, in German
-/// `#NV` and `#BEZUG!`, and in LibreOffice `Err:502`.
+/// Returns whether this is the error value of a spreadsheet formula: `#N/A`, `#REF!`, `#NAME?`, in
+/// German `#NV` and `#BEZUG!`, and in LibreOffice `Err:502`.
 fn is_error(text: &str) -> bool {
     const WITHOUT_MARK: [&str; 5] = ["#N/A", "#NA", "#NV", "#N/D", "#GETTING_DATA"];
     let is_code = |code: &str| !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_digit());
@@ -108,7 +108,8 @@ fn is_error(text: &str) -> bool {
     })
 }
 
-/// The rows of a file, from its content: the ending of its name says too little.
+/// Reads the rows of a file, whose type is judged by its content, since the extension is
+/// unreliable.
 pub(super) fn rows(bytes: &[u8], has_columns: impl Fn(&[Row]) -> bool) -> anyhow::Result<Vec<Row>> {
     if WORKBOOKS.iter().any(|start| bytes.starts_with(start)) {
         return rows_of_workbook(bytes, has_columns);
@@ -116,7 +117,7 @@ pub(super) fn rows(bytes: &[u8], has_columns: impl Fn(&[Row]) -> bool) -> anyhow
     let text = decode(bytes)?.replace("\r\n", "\n").replace('\r', "\n");
     anyhow::ensure!(!text.contains('\0'), "this is neither a workbook nor text");
     let (text, separators) = match text.lines().next().and_then(separator_line) {
-        // The line stays as an empty one: the rows keep their numbers.
+        // The line is left empty, so that rows keep their numbers.
         Some(separator) => (text.trim_start_matches(|c| c != '\n'), vec![separator]),
         None => (text.as_str(), SEPARATORS.to_vec()),
     };
@@ -140,7 +141,7 @@ pub(super) fn rows(bytes: &[u8], has_columns: impl Fn(&[Row]) -> bool) -> anyhow
     problem.map_or(Ok(best), Err)
 }
 
-/// Without the blanks that people type between a separator and a quotation mark: `a.jpg, "star"`.
+/// Removes spaces between a separator and a quotation mark: `a.jpg, "star"`.
 fn with_plain_quotes(text: &str, separator: u8) -> anyhow::Result<String> {
     let separator = char::from(separator);
     let mut plain = String::with_capacity(text.len());
@@ -168,7 +169,7 @@ fn with_plain_quotes(text: &str, separator: u8) -> anyhow::Result<String> {
                 plain.push(c);
                 line += u64::from(c == '\n');
                 if c == '"' {
-                    // Two of them are one in the cell.
+                    // Two quotation marks stand for one in the cell.
                     match rest.next_if_eq(&'"') {
                         Some(second) => plain.push(second),
                         None => break,
@@ -182,7 +183,7 @@ fn with_plain_quotes(text: &str, separator: u8) -> anyhow::Result<String> {
     Ok(plain)
 }
 
-/// Excel's `sep=;`, before everything else in a file.
+/// Parses Excel's `sep=;` in the first line of a file.
 fn separator_line(line: &str) -> Option<u8> {
     match line.trim().trim_matches('"').to_ascii_lowercase().strip_prefix("sep=")?.as_bytes() {
         [separator] => Some(*separator),
@@ -192,11 +193,10 @@ fn separator_line(line: &str) -> Option<u8> {
     }
 }
 
-/// Text as it was meant: with a byte order mark, as UTF-8 without one, or as spreadsheets write it
-/// for Windows.
+/// Decodes text with a byte order mark, as UTF-16 without one, as UTF-8, or else as Windows-1252.
 fn decode(bytes: &[u8]) -> anyhow::Result<String> {
     let marked = Encoding::for_bom(bytes).map(|(encoding, _)| encoding);
-    // Every second byte of UTF-16 is zero in Latin text.
+    // In Latin text, every second byte of UTF-16 is zero.
     let zeros = |odd: usize| bytes.iter().take(200).skip(odd).step_by(2).filter(|byte| **byte == 0).count();
     let encoding = match (marked, zeros(0), zeros(1)) {
         (Some(marked), ..) => marked,
@@ -224,8 +224,8 @@ fn rows_of_text(text: &str, separator: u8) -> anyhow::Result<Vec<Row>> {
     let (mut rows, mut counted, mut line) = (Vec::new(), 0, 1);
     for record in reader.records() {
         let record = record?;
-        // A record begins where the one before ends (csv 1.4): empty lines in between are part of
-        // it.
+        // A record starts where the previous one ends (csv 1.4), so it includes the empty lines in
+        // between.
         let begin = record.position().map_or(0, |position| position.byte() as usize);
         let rest = text.get(begin..).unwrap_or_default();
         let begin = begin + rest.len() - rest.trim_start_matches('\n').len();
@@ -239,8 +239,8 @@ fn rows_of_text(text: &str, separator: u8) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The first sheet that has the columns, or else the first one. Hidden sheets come after those that
-/// a person sees.
+/// Returns the first sheet with the columns, or else the first one. Hidden sheets come after
+/// visible ones.
 fn rows_of_workbook(bytes: &[u8], has_columns: impl Fn(&[Row]) -> bool) -> anyhow::Result<Vec<Row>> {
     let mut book: Sheets<_> = open_workbook_auto_from_rs(Cursor::new(bytes))?;
     let mut sheets: Vec<_> = book.sheets_metadata().to_vec();
@@ -249,7 +249,7 @@ fn rows_of_workbook(bytes: &[u8], has_columns: impl Fn(&[Row]) -> bool) -> anyho
     for Sheet { name, .. } in sheets {
         let rows = match rows_of_sheet(&mut book, &name) {
             Ok(rows) => rows,
-            // A chart, or a sheet that nobody asked for.
+            // A chart, or another sheet that does not matter.
             Err(_) if first.is_some() => continue,
             Err(error) => return Err(error.into()),
         };
@@ -263,7 +263,7 @@ fn rows_of_workbook(bytes: &[u8], has_columns: impl Fn(&[Row]) -> bool) -> anyho
 
 fn rows_of_sheet<R: Read + Seek>(book: &mut Sheets<R>, name: &str) -> Result<Vec<Row>, calamine::Error> {
     let range = book.worksheet_range(name)?;
-    // What is not there in a kind of workbook changes no cell.
+    // A workbook format without formulas changes no cell.
     let formulas = book.worksheet_formula(name).unwrap_or_default();
     let merged = merged(book, name);
     let (above, left) = range.start().unwrap_or_default();
@@ -286,7 +286,7 @@ fn rows_of_sheet<R: Read + Seek>(book: &mut Sheets<R>, name: &str) -> Result<Vec
     Ok(if range.is_empty() { Vec::new() } else { (above..=below).map(row).collect() })
 }
 
-/// Cells that are shown as one: all show what the first one holds.
+/// Returns the merged regions, all cells of which show the first one's content.
 fn merged<R: Read + Seek>(book: &mut Sheets<R>, name: &str) -> Vec<Dimensions> {
     match book {
         Sheets::Xlsx(book) => book.merge_cells_by_sheet_name(name).unwrap_or_default(),
@@ -295,7 +295,7 @@ fn merged<R: Read + Seek>(book: &mut Sheets<R>, name: &str) -> Vec<Dimensions> {
     }
 }
 
-/// A formula that failed has an error for its value, and one for an empty text has that.
+/// A failed formula has an error as value, and an empty result is an empty text.
 fn is_uncomputed(data: Option<&Data>) -> bool {
     matches!(data, None | Some(Data::Empty))
 }
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_read_in_every_encoding_that_spreadsheets_write() {
+    fn text_is_read_in_every_encoding_of_spreadsheets() {
         let text = "Input,Result\nMüller.jpg,Kätzchen\n";
         let expected = [["Input", "Result"], ["Müller.jpg", "Kätzchen"]];
         let windows = WINDOWS_1252.encode(text).0.into_owned();
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_are_parted_by_commas_semicolons_tabs_and_bars() {
+    fn cells_are_separated_by_commas_semicolons_tabs_or_bars() {
         for separator in [",", ";", "\t", "|"] {
             let text = format!("Input{separator}Result\n\"a;b,c.jpg\"{separator}star\n");
             assert_eq!(texts(text.as_bytes()), [["Input", "Result"], ["a;b,c.jpg", "star"]], "{separator:?}");
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_and_empty_cells_are_nothing_and_labels_with_a_hash_are_labels() {
+    fn errors_and_empty_cells_are_nothing_but_labels_may_have_a_hash() {
         for nothing in
             ["", " \u{a0}", "#N/A", "#REF!", "#DIV/0!", "#NAME?", "#NV", "#BEZUG!", "#ÜBERLAUF!", "Err:502"]
         {

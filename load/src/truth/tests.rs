@@ -41,7 +41,7 @@ fn an_image_is_found_with_or_without_folder_and_ending() {
 }
 
 #[test]
-fn only_the_images_that_the_sheet_names_have_a_label() {
+fn only_images_in_the_sheet_have_a_label() {
     check("Input,Result\na/1.jpg,cat\n", &["a/1.jpg", "b/1.jpg"], &["cat", ""]);
     check(
         "Input,Result\na/1.jpg,cat\nb/1.jpg,dog\n",
@@ -52,7 +52,7 @@ fn only_the_images_that_the_sheet_names_have_a_label() {
 }
 
 #[test]
-fn rows_that_contradict_each_other_are_named_and_do_not_count() {
+fn contradictory_rows_are_reported_and_ignored() {
     let truth =
         read("Input,Result\n1.jpg,cat\n2.jpg,cat\n1.jpg,dog\n2.jpg,Cat\n", &["1.jpg", "2.jpg"]).unwrap();
     assert_eq!(texts(&truth), ["", "cat"]);
@@ -68,7 +68,7 @@ fn columns_are_found_by_name_anywhere_in_the_first_rows() {
 }
 
 #[test]
-fn a_sheet_without_names_of_columns_is_read_where_there_is_one_column_besides_the_images() {
+fn a_sheet_without_header_needs_exactly_one_column_besides_the_images() {
     let names = ["a.jpg", "b.jpg", "c.jpg"];
     check("a.jpg,star\nb.jpg,arrow\n", &names, &["star", "arrow", ""]);
     check("0,a.jpg,star\n1,b.jpg,arrow\n", &names, &["star", "arrow", ""]);
@@ -86,13 +86,13 @@ fn a_sheet_without_names_of_columns_is_read_where_there_is_one_column_besides_th
 }
 
 #[test]
-fn cells_are_parted_by_what_leaves_the_names_of_the_images_whole() {
+fn the_separator_is_the_one_that_keeps_image_names_whole() {
     check("a,1.jpg;star\nb,2.jpg;arrow\n", &["a,1.jpg", "b,2.jpg"], &["star", "arrow"]);
     check("My labels\na.jpg;star\nb.jpg;arrow\n", &["a.jpg", "b.jpg"], &["star", "arrow"]);
 }
 
 #[test]
-fn quotation_marks_count_behind_blanks_and_an_open_one_is_refused_with_its_row() {
+fn quotes_may_follow_spaces_and_unclosed_ones_are_refused() {
     let names = ["a.jpg", "b.jpg"];
     check(
         "\"Input\", \"Result\"\n\"a.jpg\",  \"star, \"\"new\"\"\"\n \"b.jpg\" , arrow\n",
@@ -106,7 +106,7 @@ fn quotation_marks_count_behind_blanks_and_an_open_one_is_refused_with_its_row()
 }
 
 #[test]
-fn rows_of_other_images_are_counted_and_a_sheet_of_nothing_else_is_refused() {
+fn rows_of_other_images_are_counted_and_must_not_be_the_only_ones() {
     let truth = read("Input,Result\na.jpg,star\nx.jpg,cat\ny.jpg,dog\n", &["a.jpg"]).unwrap();
     assert_eq!(truth.remarks, ["2 of 3 rows name none of these images, first row 3: x.jpg"]);
     refused(
@@ -118,7 +118,7 @@ fn rows_of_other_images_are_counted_and_a_sheet_of_nothing_else_is_refused() {
 }
 
 #[test]
-fn two_columns_of_one_name_are_refused() {
+fn two_columns_with_the_same_name_are_refused() {
     refused(
         "No,Input,Result,Result\n1,a.jpg,star,arrow\n",
         &["a.jpg"],
@@ -136,7 +136,7 @@ fn a_number_and_its_spelling_do_not_contradict_each_other() {
 }
 
 #[test]
-fn a_formula_without_its_value_is_refused_with_its_row() {
+fn a_formula_without_value_is_refused_with_its_row() {
     let refused = |cells: [Cell; 2]| format!("{:#}", of_cells(&[cells], &["a.jpg"]).unwrap_err());
     let formula = || Cell::Formula("UPPER(C2)".into());
     for cells in [[Cell::Text("a.jpg".into()), formula()], [formula(), Cell::Text("star".into())]] {
@@ -146,7 +146,7 @@ fn a_formula_without_its_value_is_refused_with_its_row() {
 }
 
 #[test]
-fn a_workbook_is_read_as_it_is_seen() {
+fn a_workbook_is_read_as_it_is_shown() {
     // A hidden sheet with other labels comes first; `a.jpg` and `c.jpg` share one merged label.
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hidden-and-merged.xlsx");
     let truth = Truth::from_file(&path, &images(&["a.jpg", "b.jpg", "c.jpg"])).unwrap();
@@ -154,14 +154,14 @@ fn a_workbook_is_read_as_it_is_seen() {
 }
 
 #[test]
-fn an_index_column_is_passed_over_with_and_without_a_name() {
+fn an_index_column_is_ignored_with_and_without_a_header() {
     for head in ["", "id,image,label\n", ",image,label\n"] {
         check(format!("{head}0,1.jpg,cat\n1,2.jpg,dog\n"), &["1.jpg", "2.jpg"], &["cat", "dog"]);
     }
 }
 
 #[test]
-fn a_missing_column_is_named_together_with_what_is_there() {
+fn the_error_names_the_missing_column_and_the_existing_ones() {
     refused(
         "file,Result\n",
         &[],
@@ -180,7 +180,7 @@ fn of_cells(rows: &[[Cell; 2]], names: &[&str]) -> anyhow::Result<(Vec<Option<La
 }
 
 #[test]
-fn a_number_as_a_label_is_any_spelling_of_it_and_a_word_is_only_itself() {
+fn a_numeric_label_matches_any_spelling_and_a_word_only_itself() {
     let (labels, _) = of_cells(&[[Cell::Text("a.jpg".into()), Cell::Number(1.1)]], &["a.jpg"]).unwrap();
     let label = labels[0].as_ref().unwrap();
     assert!(label.is("1.10") && label.is("1.1") && !label.is("1.11") && !label.is("star"));
@@ -188,7 +188,7 @@ fn a_number_as_a_label_is_any_spelling_of_it_and_a_word_is_only_itself() {
 }
 
 #[test]
-fn a_date_is_read_where_an_image_is_called_so_and_else_refused_with_its_row() {
+fn a_date_matches_an_image_name_or_is_refused_with_its_row() {
     let date = |day| Cell::Date(dates::Date { day: [2026, 3, day], time: [0; 3] });
     let star = || Cell::Text("star".into());
     let (labels, _) = of_cells(&[[date(4), star()], [date(5), star()]], &["2026-03-04.jpg"]).unwrap();
@@ -209,7 +209,7 @@ fn a_date_is_read_where_an_image_is_called_so_and_else_refused_with_its_row() {
     );
     let said = refused([Cell::Number(1.1), star()], &["1.1.jpg", "1.10.jpg"]);
     assert!(said.contains("it may have been `1.1` or `1.10`"), "{said}");
-    // Of images that are not there nothing is asked.
+    // Dates do not matter for images that are not in the folder.
     assert!(of_cells(&[[Cell::Text("b.jpg".into()), date(4)]], &["a.jpg"]).is_ok());
 }
 
@@ -221,7 +221,7 @@ fn the_shipped_workbook_is_read() {
 }
 
 #[test]
-fn folders_are_labels_where_every_image_is_in_one_of_several() {
+fn folders_are_labels_if_every_image_is_in_one_of_several() {
     let truth = Truth::from_folders(&images(&["cat/1.jpg", "x/dog/2.jpg"])).unwrap();
     assert_eq!(texts(&truth), ["cat", "dog"]);
     assert!(Truth::from_folders(&images(&["cat/1.jpg", "2.jpg"])).is_none());
@@ -229,7 +229,7 @@ fn folders_are_labels_where_every_image_is_in_one_of_several() {
 }
 
 #[test]
-fn labels_are_compared_as_a_person_would() {
+fn labels_are_compared_ignoring_case_spaces_and_underscores() {
     assert!(same_label("Egyptian_cat", " egyptian cat"));
     assert!(same_label("Ka\u{308}tzchen", "K\u{e4}tzchen"));
     assert!(!same_label("cat", "cats"));
@@ -237,7 +237,7 @@ fn labels_are_compared_as_a_person_would() {
 
 proptest::proptest! {
     #[test]
-    fn nothing_that_a_file_holds_makes_the_reader_panic(
+    fn no_file_content_makes_the_reader_panic(
         bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
         text in "[ab,;\t\"\r\n#\u{feff}0-9.=/-]{0,60}",
     ) {
@@ -252,7 +252,7 @@ proptest::proptest! {
     }
 
     #[test]
-    fn every_image_is_found_by_its_own_path_and_no_other_is(
+    fn every_image_is_found_only_by_its_own_path(
         names in proptest::collection::btree_set("[a-c][a-c0-9._ü-]{0,5}(/[a-c][a-c0-9._-]{0,5})?\\.(jpg|png)", 1..8),
     ) {
         let names: Vec<_> = names.iter().map(String::as_str).collect();

@@ -1,4 +1,4 @@
-//! The open loop: what is sent when, and what is counted from when.
+//! Tests of the open loop: the times of uploads, and the start of each latency.
 
 use tokio::time::Instant;
 
@@ -13,7 +13,7 @@ async fn healthy() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn as_many_are_sent_as_the_schedule_says_and_images_come_round() {
+async fn the_schedule_sets_the_number_of_uploads_and_images_repeat() {
     for (words, expected) in [("100@200ms", 20), ("0..200@100ms,100@100ms", 20), ("0@10ms,700@10ms", 7)] {
         let report = load(healthy().await, &["1.jpg", "2.jpg"], |options| {
             (options.open, options.requests) = (open(words), None);
@@ -31,7 +31,7 @@ async fn as_many_are_sent_as_the_schedule_says_and_images_come_round() {
 }
 
 #[tokio::test]
-async fn a_number_of_images_and_a_duration_both_end_a_rate_without_an_end() {
+async fn a_number_of_images_or_a_duration_ends_an_endless_rate() {
     let by_number = load(healthy().await, &["1.jpg"], |options| {
         (options.open, options.requests) = (open("1000"), Some(25));
     })
@@ -46,7 +46,7 @@ async fn a_number_of_images_and_a_duration_both_end_a_rate_without_an_end() {
 }
 
 #[tokio::test]
-async fn a_closed_loop_ends_after_its_duration_and_waits_for_what_is_under_way() {
+async fn a_closed_loop_ends_after_its_duration_and_awaits_uploads_in_flight() {
     let report = load(healthy().await, &["1.jpg"], |options| {
         options.requests = None;
         options.duration = Some(Duration::from_millis(150));
@@ -57,14 +57,14 @@ async fn a_closed_loop_ends_after_its_duration_and_waits_for_what_is_under_way()
 }
 
 #[tokio::test]
-async fn nothing_that_would_never_end_is_begun() {
+async fn an_endless_run_is_refused() {
     let mut options = Options::new("127.0.0.1:1".parse().unwrap(), images(&["1.jpg"]));
     (options.open, options.requests) = (open("5"), None);
     let error = run(options, Arc::new(())).await.unwrap_err().to_string();
     assert_eq!(error, "this run never ends: it needs a number of uploads or a duration");
 }
 
-/// Answers at once, but for a stall: whatever arrives within it is answered at its end.
+/// Responds at once, except during a stall: uploads that arrive in it get a response at its end.
 async fn stalling(from: Duration, length: Duration) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -90,8 +90,8 @@ async fn stalling(from: Duration, length: Duration) -> SocketAddr {
     address
 }
 
-/// The latencies of a run beside a server that stalls for a second: of 200 uploads in two seconds,
-/// a hundred are due within it.
+/// The latencies with a server that stalls for a second: of 200 uploads in two seconds, 100 are due
+/// in the stall.
 async fn latencies_beside_a_stall(max_in_flight: usize) -> (Vec<f64>, Report) {
     #[derive(Default)]
     struct Seen(Mutex<Vec<f64>>);
@@ -111,33 +111,33 @@ async fn latencies_beside_a_stall(max_in_flight: usize) -> (Vec<f64>, Report) {
 }
 
 #[tokio::test]
-async fn a_stall_makes_every_upload_slow_that_was_due_in_it_however_few_may_be_in_flight() {
+async fn a_stall_slows_every_upload_due_in_it_whatever_the_concurrency() {
     for (max_in_flight, is_capped) in [(1000, false), (3, true)] {
         let (latencies, report) = latencies_beside_a_stall(max_in_flight).await;
         assert_eq!(latencies.len(), 200, "{report}");
-        // Those that were due in the stall waited from 0 to 1 s, evenly: half of these longer than
-        // half a second. The bounds leave room for a machine that is busy, which can only make them
+        // Uploads that were due in the stall waited from 0 to 1 s, evenly: half of these longer
+        // than half a second. The bounds leave room for a busy machine, which can only make them
         // slower.
         let longer = |seconds: f64| latencies.iter().filter(|took| **took > seconds).count();
         assert!(longer(0.01) >= 95, "{} were slow: {report}", longer(0.01));
         assert!(longer(0.5) >= 45, "{} were very slow: {report}", longer(0.5));
         assert!(longer(0.9) >= 5, "{report}");
         let waited = report.punctuality.unwrap().waited;
-        // The three that were in flight did not wait for a place; the others did.
+        // The three in flight did not wait for a connection; the others did.
         assert_eq!(waited >= 90, is_capped, "{report}");
         assert_eq!(
             report.to_string().contains("waited because too many were in flight"),
             is_capped || waited > 0
         );
         let slowest = report.timeline.iter().filter_map(|point| point.max_ms).fold(0.0, f64::max);
-        assert!(slowest > 900.0, "the timeline shows it: {slowest}");
+        assert!(slowest > 900.0, "the timeline must show the stall: {slowest}");
     }
 }
 
 #[tokio::test]
-async fn what_could_not_be_sent_within_the_timeout_has_failed() {
-    // Never answers; all are due at one moment, and the second one's turn comes when the first has
-    // timed out.
+async fn uploads_not_sent_within_the_timeout_have_failed() {
+    // The server never responds. All are due at the same time, and the second one is started when
+    // the first has timed out.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at_once = OpenLoop::new("5 at once", Schedule::from_moments([Duration::ZERO; 5]));
     let report = load(listener.local_addr().unwrap(), &["1.jpg"], |options| {
@@ -153,7 +153,7 @@ async fn what_could_not_be_sent_within_the_timeout_has_failed() {
 }
 
 #[tokio::test]
-async fn a_run_that_was_stopped_says_what_was_due_and_never_begun() {
+async fn a_stopped_run_reports_uploads_that_were_due_but_not_started() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stop = CancellationToken::new();
     struct StopBehind(CancellationToken);
@@ -176,7 +176,7 @@ async fn a_run_that_was_stopped_says_what_was_due_and_never_begun() {
 }
 
 #[tokio::test]
-async fn a_trace_is_replayed_at_its_own_moments() {
+async fn a_trace_is_replayed_at_its_own_times() {
     let moments = Schedule::from_moments([0, 300, 300, 301].map(Duration::from_millis));
     let arrived: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let note = arrived.clone();
@@ -192,8 +192,7 @@ async fn a_trace_is_replayed_at_its_own_moments() {
     assert_eq!(report.results, 4, "{report}");
     let arrived = arrived.lock().unwrap().clone();
     let since = |number: usize| (arrived[number] - arrived[0]).as_secs_f64();
-    // What comes first may be late, and what comes later may be later: only what is too early is
-    // wrong on every machine.
+    // Uploads may be late on a busy machine, but must not be early.
     assert!(since(1) > 0.2 && since(3) < 20.0, "{} {}", since(1), since(3));
 }
 

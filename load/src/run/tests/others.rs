@@ -1,12 +1,11 @@
-//! What the service under test returns and needs: another form of upload and answer, a token, a
-//! fleet.
+//! Tests with other services: other forms of uploads and responses, a token, a fleet.
 
 use hyper::header::{self, HeaderValue};
 
 use super::*;
 
 #[tokio::test]
-async fn another_service_gets_its_form_and_its_label_is_found() {
+async fn another_service_gets_its_form_field_and_its_label_is_found() {
     let address = serve(|_, path, body| {
         let is_form = String::from_utf8_lossy(body).contains("form-data; name=\"file\";");
         let body =
@@ -50,8 +49,8 @@ async fn a_bare_image_is_the_whole_body() {
     assert!(report.is_well(), "{report}");
 }
 
-/// A service that wants a token, answers uploads and reports its fleet; it closes the connection
-/// after its events.
+/// A service that requires a token, responds to uploads and reports its fleet; it closes the
+/// connection after its events.
 async fn guarded(events: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -94,7 +93,7 @@ async fn every_request_has_the_token() {
 }
 
 #[tokio::test]
-async fn the_fleet_is_what_the_events_tell_and_comments_and_the_unknown_do_no_harm() {
+async fn the_fleet_comes_from_the_events_and_others_are_ignored() {
     let events = concat!(
         ": keep-alive\n\n",
         "event: status\ndata: {\"controller\":null,\"web\":{}}\n\n",
@@ -106,7 +105,7 @@ async fn the_fleet_is_what_the_events_tell_and_comments_and_the_unknown_do_no_ha
         "event: status\ndata: {\"controller\":{\"pools\":[{\"name\":\"default\",\"ready\":2,\"visible\":null,\"arrivals_per_s\":1.5}]}}\n\n",
     );
     let address = guarded(events).await;
-    // As long as it takes until the events are heard.
+    // Until the events have arrived.
     struct UntilHeard(CancellationToken);
     impl Watch for UntilHeard {
         fn progress(&self, state: &State<'_>) {
@@ -136,7 +135,7 @@ async fn the_fleet_is_what_the_events_tell_and_comments_and_the_unknown_do_no_ha
 }
 
 #[tokio::test]
-async fn a_service_without_events_is_one_without_a_fleet() {
+async fn a_service_without_events_has_no_fleet() {
     let report = load(guarded("").await, &["1.jpg"], |options| {
         with_token(options, "Bearer s3cret");
         (options.open, options.requests) = (Some("100".parse().unwrap()), Some(20));

@@ -1,21 +1,21 @@
-//! Bitmaps of Windows and OS/2, of every header since 1988: the decoder of the `image` crate
-//! (0.25.10) refuses those of OS/2 2.x, and takes twice the memory.
+//! Decodes bitmaps of Windows and OS/2, with every header since 1988. The decoder of the `image`
+//! crate (0.25.10) refuses those of OS/2 2.x, and takes twice the memory.
 
 use super::{Format, Limits, Orientation, Pixels, Unreadable, check_size, cut_short};
 
-/// The file header, before the one that says what the picture is.
+/// Size of the file header, which precedes the bitmap header, in bytes.
 const FILE_HEADER: usize = 14;
 
-/// How the pixels are stored.
+/// The storage format of the pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stored {
-    /// Indices of 1, 2, 4 or 8 bits.
+    /// Palette indices of 1, 2, 4 or 8 bits.
     Indices,
-    /// Runs of equal indices of 8 or 4 bits.
+    /// Run-length encoded indices of 8 or 4 bits.
     Runs,
-    /// Colours, each sample where its mask says.
+    /// Colours with a bit mask per sample.
     Masks([u32; 3]),
-    /// Blue, green, red.
+    /// Bytes in the order blue, green, red.
     Bytes,
 }
 
@@ -26,16 +26,17 @@ struct Header {
     bits: u32,
     stored: Stored,
     palette: Box<[[u8; 3]; 256]>,
-    /// Where the pixels begin.
+    /// The offset of the pixels.
     pixels: usize,
 }
 
-/// Two letters are a weak sign: the header must also have one of the lengths that were ever in use.
+/// Returns whether the file is a bitmap. Its two-letter signature is weak, so the header must also
+/// have a known length.
 pub(super) fn is_one(file: &[u8]) -> bool {
     matches!(file.get(14..18), Some([12 | 16 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0]))
 }
 
-/// Columns and rows by the header.
+/// Returns the width and height from the header.
 pub(super) fn dimensions(file: &[u8]) -> Option<(u32, u32)> {
     Header::read(file).ok().map(|header| (header.width, header.height))
 }
@@ -90,7 +91,7 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
     Ok(())
 }
 
-/// Where a sample is in a pixel.
+/// The position and the maximum of a sample in a pixel.
 struct Mask {
     shift: u32,
     most: u64,
@@ -107,7 +108,7 @@ impl Mask {
     }
 }
 
-/// A run-length encoded picture. What it leaves out has the first colour.
+/// Decodes run-length encoded pixels. Omitted pixels have the first colour.
 fn runs(
     data: &[u8],
     bits: u32,
@@ -121,7 +122,7 @@ fn runs(
     let height = rows.len();
     let (mut x, mut y) = (0, 0);
     let mut rest = data;
-    // What is beyond a row or the picture is passed over.
+    // Pixels beyond a row or the image are ignored.
     let mut put = |x: usize, y: usize, index: u8| {
         if x < columns
             && let Some(row) = rows.get_mut(y)
@@ -129,10 +130,10 @@ fn runs(
             row[x * 3..x * 3 + 3].copy_from_slice(&palette[usize::from(index)]);
         }
     };
-    // Of a byte with two indices, the one for this place.
+    // Returns one of the two indices in a byte.
     let nibble = |byte: u8, place: usize| if place.is_multiple_of(2) { byte >> 4 } else { byte & 15 };
     let end = cut_short(Format::Bmp);
-    // Some writers leave the end mark out.
+    // Some writers omit the end marker.
     while y + 1 < height || (y < height && x < columns) {
         let [first, second, after @ ..] = rest else { return Err(end) };
         rest = after;
@@ -151,7 +152,7 @@ fn runs(
             }
             (0, count) => {
                 let count = usize::from(count);
-                // One more than there is room for may be padding.
+                // One pixel beyond the end of a row may be padding.
                 if x + count > columns + 1 {
                     return Err(Unreadable::Never(format!(
                         "the BMP image has a list of {count} pixels at column {x}, where its row of \
@@ -165,7 +166,7 @@ fn runs(
                     put(x + place, y, index);
                 }
                 x += count;
-                // Padded to two bytes.
+                // Lists are padded to two bytes.
                 rest = after.get(bytes % 2..).unwrap_or_default();
             }
             (count, value) => {
@@ -189,8 +190,8 @@ impl Header {
         let length = number(FILE_HEADER, 4)? as usize;
         let at = |place: usize| FILE_HEADER + place;
         let (width, height, bits);
-        // In the shortest header the size is given in half as many bytes. Those of OS/2 2.x may end
-        // anywhere after that.
+        // The shortest header has a size of half as many bytes. Headers of OS/2 2.x may end
+        // anywhere after the size.
         let (mut compression, mut colours) = (0, 0);
         if length == 12 {
             (width, height, bits) = (number(at(4), 2)? as i32, number(at(6), 2)? as i32, number(at(10), 2)?);
@@ -217,7 +218,7 @@ impl Header {
             (0, 24 | 32) => Stored::Bytes,
             (1, 8) | (2, 4) => Stored::Runs,
             (3 | 6, 16 | 32) if !is_os2 => {
-                // Part of the longer headers, after the shortest.
+                // Part of the longer headers; after the shortest one.
                 let masks = [number(at(40), 4)?, number(at(44), 4)?, number(at(48), 4)?];
                 if length == 40 {
                     after += if compression == 6 { 16 } else { 12 };
@@ -255,8 +256,8 @@ impl Header {
         if bits <= 8 {
             let each = if length == 12 { 3 } else { 4 };
             count = if colours == 0 { 1 << bits } else { (colours as usize).min(1 << 16) };
-            // The pixels may begin before the table has all the colours it could have: those beyond
-            // are what is there then, as for Pillow.
+            // The pixels may begin before the end of the full table. Like Pillow, this reads the
+            // colours beyond from there.
             let table = file.get(after..).unwrap_or_default();
             for (colour, entry) in palette.iter_mut().zip(table.chunks_exact(each)).take(count) {
                 *colour = [entry[2], entry[1], entry[0]];
@@ -264,7 +265,8 @@ impl Header {
             count *= each;
         }
         let offset = number(10, 4)? as usize;
-        // Nothing, nonsense, or the start of the colour table means: after what comes before.
+        // An offset of zero, an invalid one, or that of the colour table means: right after the
+        // table.
         let is_table = bits <= 8 && offset == after;
         let pixels = if offset < FILE_HEADER + 12 || is_table { after + count } else { offset };
         Ok(Self {

@@ -1,9 +1,9 @@
-//! Colour profiles: of what red, green and blue are the amounts. Most files mean sRGB, and models
-//! were trained on numbers as they are stored; where the setting says so, what another profile
-//! describes (Display P3 of phones, Adobe RGB of cameras) is made sRGB.
+//! Converts images with a colour profile to sRGB. Most files are in sRGB, and models were trained
+//! on stored values. If the `colour` setting asks for it, pixels in other colour spaces (Display P3
+//! of phones, Adobe RGB of cameras) are converted to sRGB.
 //!
-//! A profile that cannot be read, or is for another number of colours than the pixels have, changes
-//! nothing, as for browsers.
+//! A profile that cannot be parsed, or has another number of channels than the pixels, is ignored,
+//! as browsers do.
 
 use eirs_platform::settings::Colour;
 use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
@@ -11,13 +11,13 @@ use moxcms::{ColorProfile, DataColorSpace, Layout, ProfileVersion, TransformOpti
 
 use super::{Format, Pixels, heif, png, tiff, webp};
 
-/// A profile is read up to this size; those of printers have a few million bytes.
+/// Maximum size of a profile, in bytes; those of printers have a few million.
 const PROFILE_MAX_BYTES: usize = 8 << 20;
 
-/// Pixels that are converted in one go.
+/// Number of pixels converted at once.
 const RUN: usize = 4096;
 
-/// Makes the colours of a decoded picture what the setting says.
+/// Applies the `colour` setting to a decoded image.
 pub(super) fn convert(format: Format, file: &[u8], colour: Colour, pixels: &mut Pixels) {
     if colour == Colour::Ignore {
         return;
@@ -33,21 +33,21 @@ pub(super) fn convert(format: Format, file: &[u8], colour: Colour, pixels: &mut 
     }
 }
 
-/// Makes pixels of four inks red, green, blue and 255, where the profile is one of inks.
+/// Converts CMYK pixels to RGB and an alpha of 255, if the profile is one for CMYK.
 fn inks_to_srgb(profile: &[u8], samples: &mut [u8]) -> Option<()> {
     let profile = ColorProfile::new_from_slice(profile).ok()?;
     if profile.color_space != DataColorSpace::Cmyk {
         return None;
     }
     let (inks, _) = samples.as_chunks_mut::<4>();
-    // The crate's layout of four inks is that of four of anything.
+    // The crate's layout for four channels, whatever they are.
     by_table(&profile, Layout::Rgba, [u16::MAX; 4], inks, |inks, [red, green, blue]| {
         *inks = [red, green, blue, 255];
     })
 }
 
-/// Makes each pixel what a profile with a table of colours says. `darkest` is what it has for
-/// black.
+/// Converts pixels by a profile with a lookup table. `darkest` is black in the colour space of the
+/// profile.
 fn by_table<const N: usize>(
     profile: &ColorProfile,
     layout: Layout,
@@ -63,7 +63,7 @@ fn by_table<const N: usize>(
         let mut black = [0; 3];
         transform.transform(&darkest, &mut black).ok()?;
         let black = times(&TO_XYZ, black.map(|level| to_light(f32::from(level) / 65535.0)));
-        // No black is lighter than that.
+        // The black point is at most middle grey.
         black.map(|part| part * (MIDDLE_GREY / black[1]).min(1.0))
     };
     let ground = Ground::new(black);
@@ -75,22 +75,22 @@ fn by_table<const N: usize>(
         }
         transform.transform(numbers, colours).ok()?;
         for (pixel, colour) in run.iter_mut().zip(colours.as_chunks::<3>().0) {
-            put(pixel, ground.put_under(*colour));
+            put(pixel, ground.compensate(*colour));
         }
     }
     Some(())
 }
 
-/// X, Y and Z of white.
+/// The white point (XYZ).
 const D50: [f32; 3] = [0.9642, 1.0, 0.8249];
 
-/// The black of every profile of version 4, by its standard (perceptual intent).
+/// The black point of profiles of version 4, by the ICC specification (perceptual intent).
 const BLACK_OF_VERSION_4: [f32; 3] = [0.003_36, 0.003_473_1, 0.002_87];
 
 /// Y of L* = 50.
 const MIDDLE_GREY: f32 = 0.184_2;
 
-/// The light of red, green and blue of sRGB to X, Y and Z, and back.
+/// Matrices from linear sRGB to XYZ, and back.
 const TO_XYZ: [[f32; 3]; 3] =
     [[0.436_07, 0.385_15, 0.143_07], [0.222_49, 0.716_88, 0.060_61], [0.013_92, 0.097_08, 0.714_10]];
 const FROM_XYZ: [[f32; 3]; 3] =
@@ -100,12 +100,12 @@ fn times(matrix: &[[f32; 3]; 3], vector: [f32; 3]) -> [f32; 3] {
     matrix.map(|row| row[0] * vector[0] + row[1] * vector[1] + row[2] * vector[2])
 }
 
-/// Makes the black of paper that of a screen (black-point compensation, as littlecms does it).
+/// Maps the black of paper to that of a screen (black point compensation, as in littlecms).
 struct Ground {
-    /// The light of each level of 16 bits, and the level of 8 bits for each light.
+    /// Linear light for each 16-bit level, and the 8-bit level for each linear light.
     lights: Vec<f32>,
     levels: Vec<u8>,
-    /// What light is multiplied with, and what is added to it.
+    /// The linear mapping: a matrix and an offset.
     factors: [[f32; 3]; 3],
     offset: [f32; 3],
 }
@@ -129,7 +129,7 @@ impl Ground {
         }
     }
 
-    fn put_under(&self, colour: [u16; 3]) -> [u8; 3] {
+    fn compensate(&self, colour: [u16; 3]) -> [u8; 3] {
         let light = times(&self.factors, colour.map(|level| self.lights[usize::from(level)]));
         std::array::from_fn(|channel| {
             let light = (light[channel] + self.offset[channel]).clamp(0.0, 1.0);
@@ -138,7 +138,7 @@ impl Ground {
     }
 }
 
-/// sRGB's curve.
+/// The transfer function of sRGB.
 fn to_light(level: f32) -> f32 {
     if level <= 0.040_45 { level / 12.92 } else { ((level + 0.055) / 1.055).powf(2.4) }
 }
@@ -147,7 +147,7 @@ fn from_light(light: f32) -> f32 {
     if light <= 0.003_130_8 { light * 12.92 } else { 1.055 * light.powf(1.0 / 2.4) - 0.055 }
 }
 
-/// Makes pixels of four inks red, green, blue and 255, without a profile.
+/// Converts CMYK pixels to RGB and an alpha of 255, without a profile.
 fn mix(samples: &mut [u8]) {
     for pixel in samples.as_chunks_mut::<4>().0 {
         let [red, green, blue] = mixed(*pixel);
@@ -155,7 +155,7 @@ fn mix(samples: &mut [u8]) {
     }
 }
 
-/// Red, green and blue of cyan, magenta, yellow and black, with Pillow's rounding.
+/// Converts one pixel of cyan, magenta, yellow and black to RGB, with Pillow's rounding.
 pub(super) fn mixed([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
     let light = 255 - u32::from(black);
     [cyan, magenta, yellow].map(|ink| {
@@ -206,7 +206,7 @@ fn to_srgb(profile: &[u8], channels: usize, samples: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// The profile within a file of a format that Pillow knows one of.
+/// Returns the profile of a file, in the formats in which Pillow reads one.
 fn profile(format: Format, file: &[u8]) -> Option<Vec<u8>> {
     match format {
         Format::Jpeg => in_jpeg(file),
@@ -218,13 +218,13 @@ fn profile(format: Format, file: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// In parts with numbers, each in a segment of its own.
+/// Joins the numbered parts of a profile, one per segment.
 fn in_jpeg(file: &[u8]) -> Option<Vec<u8>> {
     let (mut parts, mut rest) = (Vec::new(), file.get(2..)?);
     loop {
         match rest {
             [0xff, 0xff, ..] => rest = &rest[1..],
-            // The pixels come.
+            // The pixels follow.
             [0xff, 0xda | 0xd9, ..] => break,
             [0xff, marker, high, low, ..] => {
                 let length = usize::from(u16::from_be_bytes([*high, *low]));
@@ -244,7 +244,7 @@ fn in_jpeg(file: &[u8]) -> Option<Vec<u8>> {
     Some(whole).filter(|profile| !profile.is_empty())
 }
 
-/// Compressed, after a name and the number of the compression.
+/// The profile is compressed, after its name and the compression method.
 fn in_png(file: &[u8]) -> Option<Vec<u8>> {
     let (_, chunk) =
         png::chunks(file).take_while(|(kind, _)| kind != b"IDAT").find(|(kind, _)| kind == b"iCCP")?;

@@ -1,8 +1,8 @@
-//! Code for the instructions of this machine.
+//! Compiles functions for the instruction set of this machine.
 
-/// Defines a function that is compiled twice: as it is, and for the instructions that nearly every
-/// machine has but the compiler may not assume. What it calls must be inlined to come along. Both
-/// compute the same, to the bit: nothing here lets the compiler change the order of sums.
+/// Defines a function that is compiled twice: as it is, and for instructions that nearly every
+/// machine has but the compiler may not assume. Functions that it calls must be inlined to profit.
+/// Both versions compute the same, bit by bit: the compiler may not reorder floating-point sums.
 macro_rules! fast {
     ($(#[$doc:meta])* $visible:vis fn $name:ident($($argument:ident: $kind:ty),* $(,)?) $body:block) => {
         $(#[$doc])*
@@ -20,8 +20,8 @@ macro_rules! fast {
                     && is_x86_feature_detected!("bmi2") && is_x86_feature_detected!("lzcnt")
                     && is_x86_feature_detected!("popcnt")
                 {
-                    #[expect(unsafe_code, reason = "instructions that were asked for")]
-                    // SAFETY: this machine has all of them.
+                    #[expect(unsafe_code, reason = "the CPU features were checked")]
+                    // SAFETY: this machine has all of these features.
                     return unsafe { with_avx2($($argument),*) };
                 }
             }

@@ -1,79 +1,77 @@
-//! Where each pixel of what a model sees comes from: the arithmetic of sizes, cuts and borders,
-//! without any pixels. It is done for the upright picture; `resize.rs` turns it to how the picture
-//! is stored.
+//! Computes the sizes, cuts and borders with which an image becomes the input of a model, without
+//! any pixels. It works on the upright image; `resize.rs` maps that to the stored orientation.
 
 use eirs_platform::settings::{Filter, PadPlace};
 
 use super::View;
 
-/// How a picture of any size becomes `size` pixels.
+/// The way in which an image of any size becomes `size` pixels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Geometry {
-    /// Width and height of what comes out, in pixels.
+    /// Width and height of the result, in pixels.
     pub size: (u32, u32),
-    /// What happens to another shape.
+    /// The handling of another aspect ratio.
     pub fit: Fit,
-    /// How pixels are scaled.
+    /// The filter for scaling.
     pub filter: Filter,
-    /// Whether all pixels that are covered count, as with Pillow, or the nearest few, as with
-    /// OpenCV.
+    /// Whether all covered pixels count, as in Pillow, or only the nearest ones, as in OpenCV.
     pub antialias: bool,
-    /// Where half of what is too much is no whole number: whether the smaller part goes off in
-    /// front, as in transformers, or the even one, as in torchvision.
+    /// The rounding of half the surplus, if that is not an integer: down, as in transformers, or to
+    /// even, as in torchvision.
     pub cuts_less_in_front: bool,
 }
 
-/// What happens to a picture of another shape.
+/// The handling of an image with another aspect ratio.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fit {
-    /// It is scaled until it covers these, and the centre is cut out.
+    /// Scales until the image covers these sides, and crops the centre.
     Crop {
-        /// What is covered: width and height, neither less than the size.
+        /// Width and height to cover, neither less than the size.
         cover: (u32, u32),
     },
-    /// Its sides are scaled to these, whatever its shape, and the centre is cut out.
+    /// Scales both sides to these, ignoring the aspect ratio, and crops the centre.
     Squash {
         /// Width and height, neither less than the size.
         to: (u32, u32),
     },
-    /// It is scaled until it fits in, and the rest is filled.
+    /// Scales until the image fits, and fills the rest.
     Letterbox {
-        /// Red, green, blue of the rest.
+        /// The fill colour as RGB.
         colour: [u8; 3],
-        /// Where the picture is.
+        /// The position of the image.
         place: PadPlace,
     },
 }
 
-/// How one picture is scaled, and where it is put.
+/// The scaled size of an image, and its position in the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// Width and height of the scaled picture.
+    /// Width and height of the scaled image.
     pub scaled: (u64, u64),
-    /// Column and row of its first pixel in what comes out; negative where the beginning is cut
-    /// off.
+    /// Column and row of its first pixel in the result; negative if the start is cut off.
     pub at: (i64, i64),
 }
 
 impl Geometry {
-    /// The short side scaled to `resize` pixels, bilinear and antialiased, and the centre of `side`
-    /// x `side` cut out.
+    /// Scales the short side to `resize` pixels, bilinear and antialiased, and crops the centre of
+    /// `side` x `side`.
     pub fn crop(side: u32, resize: u32) -> Self {
         let fit = Fit::Crop { cover: (resize.max(side), resize.max(side)) };
         Self { size: (side, side), fit, filter: Filter::Bilinear, antialias: true, cuts_less_in_front: false }
     }
 
-    /// Both sides scaled to `side` pixels, bilinear and antialiased.
+    /// Scales both sides to `side` pixels, bilinear and antialiased.
     pub fn squash(side: u32) -> Self {
         Self { fit: Fit::Squash { to: (side, side) }, ..Self::crop(side, side) }
     }
 
-    /// For an upright picture of this width and height.
+    /// Returns the plan for an upright image of this width and height.
     pub fn plan(&self, (width, height): (f64, f64)) -> Plan {
         let (across, down) = (f64::from(self.size.0), f64::from(self.size.1));
         match self.fit {
             Fit::Crop { cover: (side, other) } if side == other => {
-                // torchvision's `Resize` and timm's for squares: the long side is rounded down.
+                // Like torchvision's `Resize` and timm's for squares: the long side is rounded
+                // down.
                 let short = width.min(height);
                 let long = |length: f64| {
                     if length <= short {
@@ -85,7 +83,7 @@ impl Geometry {
                 self.centred((long(width), long(height)))
             }
             Fit::Crop { cover } => {
-                // timm's `ResizeKeepRatio`: both are rounded.
+                // Like timm's `ResizeKeepRatio`: both sides are rounded.
                 let ratio = (width / f64::from(cover.0)).min(height / f64::from(cover.1));
                 let scaled =
                     |length: f64, least: u32| ((length / ratio).round_ties_even() as u64).max(least.into());
@@ -108,7 +106,7 @@ impl Geometry {
         }
     }
 
-    /// Half of what is too much goes off in front.
+    /// Centres the result, so that half of the surplus is cut off at the start.
     fn centred(&self, scaled: (u64, u64)) -> Plan {
         let off = |scaled: u64, size: u32| {
             let half = (scaled as f64 - f64::from(size)) / 2.0;
@@ -117,8 +115,8 @@ impl Geometry {
         Plan { scaled, at: (-off(scaled.0, self.size.0), -off(scaled.1, self.size.1)) }
     }
 
-    /// What must be decoded of a picture. `None` where a decoder that gives less than the whole
-    /// would change what comes out.
+    /// Returns the part of an image that must be decoded. `None` if reduced decoding would change
+    /// the result.
     pub fn view(&self) -> Option<View> {
         let smooth = self.antialias && self.filter != Filter::Nearest;
         let whole =
@@ -132,7 +130,7 @@ impl Geometry {
         })
     }
 
-    /// The colour of what is no picture.
+    /// Returns the colour outside the image.
     pub fn colour(&self) -> [u8; 3] {
         match self.fit {
             Fit::Letterbox { colour, .. } => colour,
@@ -152,12 +150,12 @@ mod tests {
     }
 
     #[test]
-    fn lengths_and_offsets_are_those_of_the_libraries() {
+    fn lengths_and_offsets_match_the_libraries() {
         let square = geometry((224, 224), Fit::Crop { cover: (256, 256) });
-        // torchvision: int(256 * 500 / 375) = 341; round((341 - 224) / 2) = 58 (58.5, to the even
-        // one).
+        // torchvision: int(256 * 500 / 375) = 341; round((341 - 224) / 2) = 58 (58.5, rounded to
+        // even).
         assert_eq!(square.plan((500.0, 375.0)), Plan { scaled: (341, 256), at: (-58, -16) });
-        // Half of 343 - 224 is 59.5: 60 is even, and transformers takes int(59.5).
+        // Half of 343 - 224 is 59.5: rounded to even it is 60, and transformers takes int(59.5).
         let less = Geometry { cuts_less_in_front: true, ..square.clone() };
         assert_eq!(square.plan((503.0, 375.0)), Plan { scaled: (343, 256), at: (-60, -16) });
         assert_eq!(less.plan((503.0, 375.0)), Plan { scaled: (343, 256), at: (-59, -16) });
@@ -165,7 +163,7 @@ mod tests {
         // Ultralytics: round(375 * 1.28) = 480, (640 - 480) / 2 = 80.
         assert_eq!(boxed(PadPlace::Centre).plan((500.0, 375.0)), Plan { scaled: (640, 480), at: (0, 80) });
         assert_eq!(boxed(PadPlace::End).plan((375.0, 500.0)), Plan { scaled: (480, 640), at: (0, 0) });
-        // Python rounds 12.5 to the even one.
+        // Python rounds 12.5 to even.
         let small = geometry((16, 16), Fit::Letterbox { colour: [114; 3], place: PadPlace::Centre });
         assert_eq!(small.plan((300.0, 384.0)), Plan { scaled: (12, 16), at: (2, 0) });
         let squashed = geometry((192, 48), Fit::Squash { to: (192, 48) });
@@ -174,7 +172,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cut_is_full_and_a_letterbox_holds_the_whole_picture(
+        fn a_crop_is_full_and_a_letterbox_contains_the_whole_image(
             width in 1u32..5000, height in 1u32..5000, across in 1u32..500, down in 1u32..500,
             more in 0u32..60,
             end: bool,

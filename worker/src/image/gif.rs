@@ -1,13 +1,13 @@
-//! The first frame of a GIF, on its canvas. The decoder of the `image` crate leaves the canvas
-//! around a smaller frame, and transparent pixels, black; Pillow gives both the colour that the
-//! palette has for the transparent index, or else for the first one.
+//! Decodes the first frame of a GIF, on its canvas. The decoder of the `image` crate fills
+//! transparent pixels, and the canvas around a smaller frame, with black. Pillow fills both with
+//! the palette's colour of the transparent index, or else with the first colour.
 
 use eirs_platform::settings::Alpha;
 use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 
 use super::{Format, Limits, Orientation, Pixels, Unreadable, check_size, cut_short};
 
-/// Columns and rows by the header.
+/// Returns the width and height from the header.
 pub(super) fn dimensions(file: &[u8]) -> Option<(u32, u32)> {
     match file.get(6..10)? {
         &[w0, w1, h0, h1] => Some((u16::from_le_bytes([w0, w1]).into(), u16::from_le_bytes([h0, h1]).into())),
@@ -39,7 +39,7 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
     indices.try_reserve_exact(frame_bytes).map_err(|_| Unreadable::NoMemory(frame_bytes))?;
     indices.resize(frame_bytes, 0);
     decoder.read_into_buffer(&mut indices).map_err(broken)?;
-    // Without any palette an index is a shade of grey.
+    // Without a palette, an index is a shade of grey.
     let grey: Vec<u8> = (0..=255).flat_map(|shade| [shade; 3]).collect();
     let palette = decoder.palette().unwrap_or(&grey);
     let mut colours = [[0; 3]; 256];

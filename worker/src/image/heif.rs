@@ -1,7 +1,7 @@
-//! HEIC and AVIF, by libheif, a library of C that is opened at run time where there is one: HEVC is
-//! patented, so that no decoder can be built in. It turns and mirrors the picture as the file says;
-//! the EXIF orientation counts nothing then, and the one in XMP only in an AVIF file that has no
-//! other (as for Pillow).
+//! Decodes HEIC and AVIF with libheif, a C library that is opened at run time if present: HEVC is
+//! patented, so no decoder can be built in. libheif applies the rotations and mirrorings in the
+//! file. Then the EXIF orientation is ignored, and that in XMP only counts in an AVIF file without
+//! another one, as in Pillow.
 
 use std::{
     ffi::{CStr, c_char, c_int, c_void},
@@ -14,14 +14,14 @@ use libloading::Library;
 
 use super::{Format, Limits, Orientation, Pixels, Unreadable, check_size, turned};
 
-/// Numbers of `heif.h`.
+/// Constants of `heif.h`.
 const RGB: c_int = 1;
 const INTERLEAVED_RGB: c_int = 10;
 const INTERLEAVED_RGBA: c_int = 11;
 const INTERLEAVED: c_int = 10;
 
-/// What every call gives back; the text is the library's own, and lives as long as it does or the
-/// context.
+/// The result of every call. The text belongs to the library, and is valid as long as the library
+/// or the context.
 #[repr(C)]
 struct Error {
     code: c_int,
@@ -29,13 +29,13 @@ struct Error {
     text: *const c_char,
 }
 
-/// Defines the functions that are looked up in the library.
+/// Defines the functions to look up in the library.
 macro_rules! functions {
     ($($name:ident: fn($($argument:ty),*) $(-> $result:ty)?;)*) => {
         #[expect(non_snake_case, reason = "the names are those of the library")]
         struct Api {
             $($name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
-            /// Since 1.12.
+            /// Since version 1.12.
             is_premultiplied: Option<unsafe extern "C" fn(*const c_void) -> c_int>,
             _library: Library,
         }
@@ -43,8 +43,8 @@ macro_rules! functions {
         impl Api {
             #[expect(unsafe_code, reason = "libheif is a library of C")]
             fn open() -> Result<Self, libloading::Error> {
-                // SAFETY: the library is the one that the system has under this name, and the
-                // functions have these signatures in every version 1 of it.
+                // SAFETY: the library is the system's one with this name, and the functions have
+                // these signatures in all versions 1.x.
                 unsafe {
                     let library = Library::new(heif::library().as_os_str())?;
                     Ok(Self {
@@ -85,14 +85,14 @@ functions! {
     image_release: fn(*const c_void);
 }
 
-/// The library, opened once for the process.
+/// Returns the library, which is opened once per process.
 fn api(format: Format) -> Result<&'static Api, Unreadable> {
     static API: OnceLock<Option<Api>> = OnceLock::new();
     let api = API.get_or_init(|| Api::open().map_err(|why| tracing::debug!("libheif: {why}")).ok());
     api.as_ref().ok_or_else(|| Unreadable::Never(heif::missing(format)))
 }
 
-/// The picture of a file that is to be shown first.
+/// The primary image of a file.
 struct Picture<'f> {
     api: &'static Api,
     format: Format,
@@ -105,8 +105,8 @@ struct Picture<'f> {
 impl<'f> Picture<'f> {
     fn open(format: Format, file: &'f [u8]) -> Result<Self, Unreadable> {
         let api = api(format)?;
-        // SAFETY: the context is made here; the file outlives it, because the picture holds both.
-        // What was not made stays null, which may be released.
+        // SAFETY: the context is created here; the file outlives it, because the picture holds
+        // both. Handles that were not created stay null, which may be released.
         unsafe {
             let context = (api.context_alloc)();
             let mut picture = Self { api, format, context, handle: std::ptr::null_mut(), file };
@@ -123,7 +123,7 @@ impl<'f> Picture<'f> {
         }
     }
 
-    /// Columns and rows, upright.
+    /// Returns the width and height of the upright image.
     fn size(&self) -> (u32, u32) {
         // SAFETY: the handle is valid as long as the picture.
         let sides = unsafe {
@@ -133,10 +133,10 @@ impl<'f> Picture<'f> {
         (width, height)
     }
 
-    /// The colour profile, which is not there where the colours are described by a few numbers.
+    /// Returns the colour profile; `None` if the colour space is described by a few numbers.
     fn profile(&self) -> Option<Vec<u8>> {
         // SAFETY: the handle is valid as long as the picture, and the library writes as many bytes
-        // as it said.
+        // as it announced.
         unsafe {
             let size = (self.api.image_handle_get_raw_color_profile_size)(self.handle);
             let mut profile = vec![0; Some(size).filter(|size| *size <= self.file.len())?];
@@ -146,13 +146,12 @@ impl<'f> Picture<'f> {
         }
     }
 
-    /// The EXIF data and the XMP of the picture.
+    /// Returns the EXIF and XMP data of the image.
     fn metadata(&self) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
         const MOST_BLOCKS: c_int = 100;
         let (mut exif, mut xmp) = (None, None);
-        // SAFETY: the handle is valid as long as the picture; the library writes no more numbers
-        // than there is room for, and as many bytes as it said. The texts that it gives end with a
-        // zero.
+        // SAFETY: the handle is valid as long as the picture; the library writes at most as many
+        // ids as fit, and as many bytes as it announced. Its strings are zero-terminated.
         unsafe {
             let count = (self.api.image_handle_get_number_of_metadata_blocks)(self.handle, null());
             let mut ids = vec![0; count.clamp(0, MOST_BLOCKS) as usize];
@@ -189,7 +188,7 @@ impl<'f> Picture<'f> {
         let text = if error.text.is_null() {
             "no reason given".into()
         } else {
-            // SAFETY: the library gives a text that ends with a zero, and its owner is still there.
+            // SAFETY: the library returns a zero-terminated string, whose owner still exists.
             unsafe { CStr::from_ptr(error.text) }.to_string_lossy()
         };
         Err(Unreadable::Never(format!("the {} image cannot be decoded by libheif: {text}", self.format)))
@@ -199,12 +198,12 @@ impl<'f> Picture<'f> {
         let (width, height) = self.size();
         let api = self.api;
         // SAFETY: handle and image are valid until they are released, the latter below; a plane has
-        // as many rows of `stride` bytes as the image is high, each of at least as many pixels as
-        // it is wide.
+        // as many rows of `stride` bytes as the image is high, each with at least as many pixels as
+        // the image is wide.
         unsafe {
             let has_alpha = (api.image_handle_has_alpha_channel)(self.handle) != 0;
             let (channels, kind) = if has_alpha { (4, INTERLEAVED_RGBA) } else { (3, INTERLEAVED_RGB) };
-            // The library has the planes as they were compressed, and those of the colours.
+            // The library holds the compressed planes and the planes of colours.
             let beside = u64::from(width) * u64::from(height) * (4 + channels as u64);
             let samples = pixels.start(width, height, channels, Orientation::NoTransforms, 1, beside)?;
             let mut image = std::ptr::null_mut();
@@ -236,7 +235,7 @@ impl<'f> Picture<'f> {
     }
 }
 
-/// Makes a colour that was multiplied by its alpha what it was before.
+/// Reverses the multiplication of colours by alpha.
 fn undo_alpha(pixel: &mut [u8]) {
     if let [colour @ .., alpha] = pixel {
         let alpha = u32::from(*alpha);
@@ -250,7 +249,7 @@ fn undo_alpha(pixel: &mut [u8]) {
 #[expect(unsafe_code, reason = "libheif is a library of C")]
 impl Drop for Picture<'_> {
     fn drop(&mut self) {
-        // SAFETY: both were made by the library, are released once, and may be null.
+        // SAFETY: the library created both, each is released once, and both may be null.
         unsafe {
             if !self.handle.is_null() {
                 (self.api.image_handle_release)(self.handle);
@@ -260,12 +259,12 @@ impl Drop for Picture<'_> {
     }
 }
 
-/// The colour profile.
+/// Returns the colour profile of a file.
 pub(super) fn profile(format: Format, file: &[u8]) -> Option<Vec<u8>> {
     Picture::open(format, file).ok()?.profile()
 }
 
-/// Columns and rows, upright.
+/// Returns the width and height of the upright image.
 pub(super) fn dimensions(format: Format, file: &[u8]) -> Option<(u32, u32)> {
     Some(Picture::open(format, file).ok()?.size())
 }
@@ -280,17 +279,17 @@ pub(super) fn decode(
     let (width, height) = picture.size();
     check_size(width, height, limits.max_pixels)?;
     picture.decode(pixels)?;
-    // A HEIC file says in itself how to turn the picture, and so does an AVIF file, mostly.
+    // A HEIC file has its own property for the orientation, and most AVIF files do, too.
     if format == Format::Avif && !is_turned_by_itself(file) {
         let (exif, xmp) = picture.metadata();
-        // After a number that says where it begins.
+        // After a number with the offset of the data.
         let exif = exif.as_deref().and_then(|exif| exif.get(4..));
         pixels.orientation = turned::by_xmp_alone(exif, xmp.as_deref());
     }
     Ok(())
 }
 
-/// Whether the description of the pictures has a turn or a mirror.
+/// Returns whether the image properties contain a rotation or a mirroring.
 fn is_turned_by_itself(mut file: &[u8]) -> bool {
     while let Some((header, _)) = file.split_at_checked(8) {
         let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize;

@@ -1,6 +1,6 @@
-//! Icons: of several pictures the one that Pillow takes, which is the largest, and of equally large
-//! ones the one of the fewest colours. The decoder of the `image` crate (0.25.10) takes another
-//! one, and refuses a PNG without alpha.
+//! Decodes icons. Of several images in a file, it takes the same as Pillow: the largest, and among
+//! equally large ones that with the fewest colours. The decoder of the `image` crate (0.25.10)
+//! takes another one, and refuses PNG without alpha.
 
 use std::io::Cursor;
 
@@ -11,11 +11,11 @@ use image::{
 
 use super::{Format, Limits, Pixels, Unreadable, broken, cut_short, png_room, read};
 
-/// The header, and each entry after it.
+/// Size of the header, and of each entry after it, in bytes.
 const HEADER: usize = 6;
 const ENTRY: usize = 16;
 
-/// Columns and rows by the header.
+/// Returns the width and height from the header.
 pub(super) fn dimensions(file: &[u8]) -> Option<(u32, u32)> {
     match chosen(file).ok()? {
         Chosen::Png(png) => {
@@ -38,10 +38,10 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
     }
 }
 
-/// The picture to show.
+/// The selected image.
 enum Chosen<'f> {
     Png(&'f [u8]),
-    /// An icon with this picture alone.
+    /// An icon file with only this image.
     Bitmap(Vec<u8>),
 }
 
@@ -50,7 +50,7 @@ fn chosen(file: &[u8]) -> Result<Chosen<'_>, Unreadable> {
     let count = file.get(4..HEADER).ok_or_else(end)?;
     let count = usize::from(u16::from_le_bytes([count[0], count[1]]));
     let entries = file.get(HEADER..HEADER + count * ENTRY).ok_or_else(end)?.chunks_exact(ENTRY);
-    // Zero stands for 256, and a number of colours may stand for that of bits.
+    // Zero stands for 256. If the number of bits is zero, the number of colours counts.
     let side = |byte: u8| if byte == 0 { 256 } else { u32::from(byte) };
     let bits = |entry: &[u8]| match (u16::from_le_bytes([entry[6], entry[7]]), entry[2]) {
         (0, 0) => 256,

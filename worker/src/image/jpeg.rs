@@ -1,6 +1,6 @@
-//! JPEG, by a decoder of our own: baseline, extended and progressive files with Huffman codes and 8
-//! bits a sample, in any order of scans, to the pixels of libjpeg (which Pillow reads with), in
-//! full or at a half, a quarter or an eighth.
+//! The JPEG decoder: baseline, extended and progressive files with Huffman coding and 8 bits per
+//! sample, with scans in any order. Its pixels equal those of libjpeg, which Pillow uses, at full
+//! size or at a half, a quarter or an eighth.
 
 mod bits;
 mod header;
@@ -17,26 +17,26 @@ use super::{
     Format, Limits, Pixels, Place, Unreadable, check_size, cut_short, fast::fast, turned, view::Window,
 };
 
-/// A progressive JPEG comes in scans, each of which costs time for the whole picture but can be a
-/// few bytes long. Encoders make about ten.
+/// Maximum number of scans of a progressive JPEG. A scan can have a few bytes, but takes time for
+/// the whole image. Encoders write about ten.
 const SCANS_MAX: usize = 100;
 
-/// The first coefficients of a block, in the order of the file. libjpeg guesses those of these that
-/// no scan of a progressive file holds in full, and smooths its blocks; such a file is refused.
+/// Number of coefficients at the start of a block, in file order, that libjpeg estimates (and then
+/// smooths the blocks) if no scan has them in full precision. Such a file is refused here.
 const GUESSED: usize = 10;
 
-/// Why a file gives no pixels.
+/// The reason why a file cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
-    /// It is of a kind that is not read.
+    /// The file is of an unsupported kind.
     Kind(&'static str),
-    /// It breaks the standard so that there is no sense in going on.
+    /// The file violates the standard in a way that prevents decoding.
     Damaged(&'static str),
-    /// Its end is missing.
+    /// The end of the file is missing.
     CutShort,
     /// See [`SCANS_MAX`].
     TooManyScans,
-    /// There is not so much memory.
+    /// This number of bytes could not be allocated.
     NoMemory(usize),
 }
 
@@ -53,7 +53,7 @@ impl From<Refusal> for Unreadable {
 }
 
 impl Refusal {
-    /// With the segment that it is about.
+    /// Adds the offset of the segment to the message.
     fn at(self, byte: usize) -> Unreadable {
         match self {
             Self::Damaged(how) => {
@@ -64,7 +64,7 @@ impl Refusal {
     }
 }
 
-/// Columns and rows by the header.
+/// Returns the width and height from the header.
 pub(super) fn dimensions(file: &[u8]) -> Option<(u32, u32)> {
     let mut header = Header::new(file).ok()?;
     let frame = header.read_frame().ok()?;
@@ -75,7 +75,7 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
     decode_as(file, None, limits, pixels)
 }
 
-/// A part of a TIFF image, whose tags say whether its three components are YCbCr.
+/// Decodes a part of a TIFF image, whose tags say whether its three components are YCbCr.
 pub(super) fn decode_in_tiff(
     file: &[u8],
     is_ycbcr: bool,
@@ -85,7 +85,7 @@ pub(super) fn decode_in_tiff(
     decode_as(file, Some(if is_ycbcr { Colours::YCbCr } else { Colours::Rgb }), limits, pixels)
 }
 
-/// `three` says what three components are, whatever the file says.
+/// `three` overrides the colour space of a file with three components.
 fn decode_as(
     file: &[u8],
     three: Option<Colours>,
@@ -107,8 +107,8 @@ fn decode_as(
         }
     };
     let orientation = turned::orientation(Some(&header.exif), header.xmp);
-    // At a fraction of the size, if the short side stays twice as long as needed: what is left to
-    // shrink is shrunk by a filter then, as the full picture would be. Not with inks: light is a
+    // Decodes a fraction of the size if the short side stays at least twice as long as needed, so
+    // that the filter does the rest, as it would for the full image. Not for inks: light is a
     // product of two of them, and the product of means is not the mean of products.
     let fraction = match limits.view {
         Some(view) if frame.components.len() < 4 => view.fraction(width, height),
@@ -141,8 +141,8 @@ fn decode_as(
     Ok(())
 }
 
-/// Refuses a scan whose data is not all there. (One that ends early at the mark of the end, or at
-/// another scan, is grey from there, as for libjpeg.)
+/// Refuses a scan with incomplete data. A scan that ends early at the end marker, or at another
+/// scan, is grey from there, as in libjpeg.
 fn whole(reader: &Reader) -> Result<(), Refusal> {
     match () {
         () if reader.is_cut_short() => Err(Refusal::CutShort),
@@ -151,7 +151,8 @@ fn whole(reader: &Reader) -> Result<(), Refusal> {
     }
 }
 
-/// What the coefficients take of a picture whose blocks are complete only after several scans.
+/// Returns the memory for the coefficients of an image whose blocks are complete only after several
+/// scans, in bytes.
 fn kept_bytes(frame: &Frame) -> u64 {
     let most = frame.most();
     let units = frame.width.div_ceil(8 * most.0) * frame.height.div_ceil(8 * most.1);
@@ -159,19 +160,19 @@ fn kept_bytes(frame: &Frame) -> u64 {
     (units * blocks * size_of::<scan::Block>()) as u64
 }
 
-/// A picture on its way from coefficients to pixels.
+/// An image that is being decoded from coefficients to pixels.
 struct Picture<'f, 'p> {
     frame: &'f Frame,
-    /// Side of the pixels that become of 8 x 8: 8, 4, 2 or 1.
+    /// The side length of a block in pixels: 8, 4, 2 or 1.
     size: usize,
     colours: Colours,
     planes: Vec<Plane>,
     quantisation: Vec<Option<[i32; 64]>>,
-    /// Which of the first coefficients of each component are there to the last bit.
+    /// Which of the first coefficients of each component are known in full precision.
     known: Vec<[bool; GUESSED]>,
-    /// Columns and rows of units.
+    /// The number of units across and down.
     units: (usize, usize),
-    /// The first row that is wanted.
+    /// The first wanted row.
     top: usize,
     row_bytes: usize,
     out: &'p mut [u8],
@@ -197,7 +198,8 @@ impl<'f, 'p> Picture<'f, 'p> {
         Ok(Self { frame, size, colours, planes, quantisation, known, units, top, row_bytes, out })
     }
 
-    /// Takes the tables of the components of a scan, which may be others afterwards.
+    /// Takes the quantisation tables for the components of a scan, since later scans may have
+    /// others.
     fn take_tables(&mut self, header: &Header, scan: &Scan) -> Result<(), Refusal> {
         for (component, ..) in &scan.parts {
             let table = header.quantisation[self.frame.components[*component].table];
@@ -207,7 +209,7 @@ impl<'f, 'p> Picture<'f, 'p> {
         Ok(())
     }
 
-    /// Reads a picture that is all in one scan, as it comes.
+    /// Decodes an image in a single scan while reading it.
     fn read_scan(&mut self, file: &[u8], header: &Header, scan: &Scan) -> Result<(), Refusal> {
         self.take_tables(header, scan)?;
         let mut reader = Reader::new(file, header, self.frame, scan)?;
@@ -215,7 +217,7 @@ impl<'f, 'p> Picture<'f, 'p> {
         whole(&reader)
     }
 
-    /// Reads a picture whose blocks are complete only after several scans.
+    /// Reads an image whose blocks are complete only after several scans.
     fn read_scans(&mut self, file: &[u8], header: &mut Header, first: Scan) -> Result<(), Refusal> {
         let mut kept = Vec::new();
         for component in &self.frame.components {
@@ -249,7 +251,7 @@ impl<'f, 'p> Picture<'f, 'p> {
                     Ok(Segment::Scan(scan)) => break Some(scan),
                     Ok(Segment::End) => break None,
                     Ok(Segment::Other) => {}
-                    // Only the last marker is missing.
+                    // Only the end marker is missing.
                     Err(Refusal::CutShort) if !self.frame.progressive && !self.lacks_a_component() => {
                         break None;
                     }
@@ -271,7 +273,7 @@ impl<'f, 'p> Picture<'f, 'p> {
         self.quantisation.iter().any(Option::is_none)
     }
 
-    /// Writes the row of units before this one: smoothing looks at the rows around it.
+    /// Writes the row of units before this one, since smoothing needs the rows around it.
     #[inline(always)]
     fn write_before(&mut self, unit: usize) {
         let Some(unit) = unit.checked_sub(1) else { return };
@@ -284,7 +286,7 @@ impl<'f, 'p> Picture<'f, 'p> {
     }
 }
 
-/// Blocks become samples at once.
+/// Converts blocks to samples at once.
 struct ToPlanes<'p> {
     /// The row of units.
     y: usize,
@@ -307,7 +309,7 @@ impl Destination for ToPlanes<'_> {
     }
 }
 
-/// Blocks are kept until all scans are read.
+/// Keeps blocks until all scans are read.
 struct ToKept<'k> {
     /// The row of units.
     y: usize,
@@ -324,7 +326,7 @@ impl Destination for ToKept<'_> {
 }
 
 fast! {
-    /// Reads the one scan of a picture and writes its pixels.
+    /// Decodes the only scan of an image and writes its pixels.
     fn decode_rows(picture: &mut Picture, reader: &mut Reader) {
         let tables: [[i32; 64]; 4] =
             std::array::from_fn(|c| picture.quantisation.get(c).copied().flatten().unwrap_or([0; 64]));
@@ -337,7 +339,7 @@ fast! {
 }
 
 fast! {
-    /// Reads a scan of several.
+    /// Reads one of several scans.
     fn keep_rows(reader: &mut Reader, kept: &mut [Kept]) {
         for y in 0..reader.units.1 {
             reader.row(&mut ToKept { y, kept });
@@ -346,7 +348,7 @@ fast! {
 }
 
 fast! {
-    /// Writes the pixels of a picture that was read in several scans.
+    /// Writes the pixels of an image that was read in several scans.
     fn show_rows(picture: &mut Picture, kept: &[Kept]) {
         for y in 0..picture.units.1 {
             for (component, kept) in kept.iter().enumerate() {

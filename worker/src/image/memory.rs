@@ -1,5 +1,5 @@
-//! The memory that all threads of a worker decode in. An image waits until there is room for what
-//! its decoding really takes; one that takes more than there is goes alone.
+//! Limits the memory that all threads of a worker use for decoding. An image waits until the memory
+//! that it needs is free; one that needs more than the limit is decoded alone.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -21,26 +21,26 @@ struct Room {
 struct State {
     limit: u64,
     taken: u64,
-    /// How many have asked for room, and how many of them have got it: they do in the order in
-    /// which they came, so that small images do not keep a large one waiting.
+    /// The number of requests, and the number of granted ones. Requests are granted in order, so
+    /// that small images do not starve a large one.
     came: u64,
     went_on: u64,
 }
 
-/// A part of the room, given back when it is dropped.
+/// Reserved memory, which is released when this is dropped.
 #[derive(Debug)]
 pub(super) struct Part {
     room: &'static Room,
     bytes: u64,
 }
 
-/// Sets how many bytes all images that are being decoded may take together, for this process.
+/// Sets the limit of memory for decoding, in bytes, for this process.
 pub fn limit(bytes: u64) {
     ROOM.state.lock().unwrap_or_else(PoisonError::into_inner).limit = bytes;
     ROOM.freed.notify_all();
 }
 
-/// Waits for so much room, and takes it.
+/// Waits until `bytes` are free, and reserves them.
 pub(super) fn take(bytes: u64) -> Part {
     ROOM.take(bytes)
 }
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_waits_until_it_does() {
+    fn a_request_waits_until_it_fits() {
         let room = room(100);
         let first = room.take(60);
         let small = room.take(40);
@@ -95,7 +95,7 @@ mod tests {
         });
         assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err());
         drop(small);
-        assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err(), "60 + 50 is still too much");
+        assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err(), "60 + 50 exceeds the limit");
         drop(first);
         receiver.recv_timeout(Duration::from_secs(20)).unwrap();
         drop(waiting.join().unwrap());
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_is_larger_than_the_room_goes_alone() {
+    fn an_image_above_the_limit_is_decoded_alone() {
         let room = room(100);
         let huge = room.take(1000);
         let (sender, receiver) = mpsc::channel();

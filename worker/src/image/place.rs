@@ -1,10 +1,10 @@
-//! Where in a file the pixels are, so that a refusal can name a byte: an uploader who looks into a
-//! file with another program finds the place.
+//! Finds the offset of the pixels in a file, so that an error can name it: a client can look at
+//! that place with another program.
 
 use super::{Format, png, tiff, webp};
 
-/// Where the pixels begin that could not be decoded, for a refusal that names no byte itself. JPEG
-/// names its own.
+/// Returns the place of the pixels, for an error without an offset. Errors about JPEG have their
+/// own.
 pub(super) fn of(format: Format, file: &[u8]) -> Option<String> {
     let from = |at: usize| format!(", in the pixels from byte {at}");
     match format {
@@ -20,9 +20,9 @@ pub(super) fn of(format: Format, file: &[u8]) -> Option<String> {
     }
 }
 
-/// The first frame of a GIF, past the extensions before it.
+/// Returns the offset of the first frame of a GIF, after the extensions.
 fn gif(file: &[u8]) -> Option<usize> {
-    // The palette of all frames has 2, 4, 8 ... colours.
+    // The global palette has 2, 4, 8, ... 256 colours.
     let table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) };
     let mut at = 13 + table(*file.get(10)?);
     loop {
@@ -30,7 +30,7 @@ fn gif(file: &[u8]) -> Option<usize> {
             0x2c => return Some(at),
             0x21 => {
                 at += 2;
-                // Blocks, each after its length, up to one of nothing.
+                // Blocks with a length prefix, up to an empty one.
                 while let length @ 1.. = *file.get(at)? {
                     at += 1 + usize::from(length);
                 }

@@ -1,5 +1,5 @@
-//! From pixels of any size to those that a model sees, in one step: the resize computes only what a
-//! cut will keep, and the orientation is applied to the small picture instead of the large one.
+//! Resizes images to the input of a model in one step: it computes only the pixels that remain
+//! after the crop, and applies the orientation to the small image instead of the large one.
 
 use eirs_platform::settings::Filter;
 
@@ -10,7 +10,7 @@ use super::{
     scale::{Axis, Kernel, Part, Scaler, TRIANGLE},
 };
 
-/// Resizes one image after the other with the same buffers.
+/// Resizes images one after the other, reusing the same buffers.
 #[derive(Debug, Default)]
 pub struct Resizer {
     scaler: Scaler,
@@ -18,8 +18,8 @@ pub struct Resizer {
 }
 
 impl Resizer {
-    /// Makes a picture what a model sees, and hands every pixel of that, upright, from the left and
-    /// the top, to `put` as (index, [red, green, blue, alpha]).
+    /// Resizes an image to the input of a model. Calls `put` for every pixel of the upright result,
+    /// row by row, as (index, [red, green, blue, alpha]).
     pub fn fit(
         &mut self,
         pixels: &Pixels,
@@ -30,7 +30,7 @@ impl Resizer {
         self.place(pixels, geometry, plan, geometry.size, put)
     }
 
-    /// The same with a plan of its own, into another size.
+    /// The same with another plan and size.
     pub fn place(
         &mut self,
         pixels: &Pixels,
@@ -51,7 +51,7 @@ impl Resizer {
         let stored = turn.stored_sides((columns.count, rows.count));
         let with_alpha =
             |[red, green, blue, alpha]: [u8; 4]| [red, green, blue, if has_alpha { alpha } else { 255 }];
-        // Mostly all of it is seen, as it is stored.
+        // The common case: the whole image, in its stored orientation.
         if !turn.is_any() && stored == (size.0 as usize, size.1 as usize) {
             for (index, pixel) in self.scaled.iter().enumerate() {
                 put(index, with_alpha(*pixel));
@@ -73,8 +73,8 @@ impl Resizer {
         Ok(())
     }
 
-    /// Scales what is seen of the picture, as it is stored, into `scaled`, so that all pixels that
-    /// are covered count.
+    /// Scales the visible part of the image, in its stored orientation, into `scaled`, with
+    /// antialiasing.
     fn smooth(
         &mut self,
         pixels: &Pixels,
@@ -110,7 +110,7 @@ impl Resizer {
         Err(Unreadable::Never(why))
     }
 
-    /// The same, from the nearest few pixels only.
+    /// The same without antialiasing.
     fn sampled(
         &mut self,
         pixels: &Pixels,
@@ -121,7 +121,7 @@ impl Resizer {
     ) {
         let upright = pixels.upright();
         let (width, height) = (pixels.width() as usize, pixels.height() as usize);
-        // Pixels along the upright axes.
+        // The number of pixels along the upright axes.
         let (across, down) = if turn.swap { (height, width) } else { (width, height) };
         let taps = |part: &Seen, length: f64, count: usize, scaled: u64, flipped: bool| {
             let taps =
@@ -138,14 +138,13 @@ impl Resizer {
         let (channels, samples) = (pixels.channels(), pixels.samples());
         self.scaled.clear();
         for row in 0..to_height {
-            // Without turning, rows of the upright picture are stored rows; the taps are flipped,
-            // so the result must not be.
+            // The taps are flipped already, so the result must not be.
             let row = if turn.flip_y { to_height - 1 - row } else { row };
             for column in 0..to_width {
                 let column = if turn.flip_x { to_width - 1 - column } else { column };
                 let mut pixel = [0; 4];
                 for (channel, number) in pixel.iter_mut().enumerate() {
-                    // Grey is all three; what is beyond the samples of a pixel is not looked at.
+                    // Grey stands for all three colours; missing channels are ignored.
                     let channel = if channels < 3 { 0 } else { channel.min(channels - 1) };
                     let mut sum = 0.0f32;
                     for (y, down) in vertical.of(row) {
@@ -162,12 +161,12 @@ impl Resizer {
     }
 }
 
-/// What is seen of one axis of the scaled picture.
+/// The visible part of one axis of the scaled image.
 struct Seen {
-    /// The first scaled pixel that is seen.
+    /// The first visible pixel of the scaled image.
     first: usize,
     count: usize,
-    /// Where it is put.
+    /// Its position in the result.
     at: usize,
 }
 
@@ -183,7 +182,7 @@ impl Seen {
     }
 }
 
-/// Pillow's filters.
+/// The kernels of Pillow.
 fn kernel(filter: Filter) -> Kernel {
     fn cubic(x: f64) -> f64 {
         match x.abs() {
@@ -209,14 +208,14 @@ fn kernel(filter: Filter) -> Kernel {
     }
 }
 
-/// Where the pixels of the upright picture are stored.
+/// The mapping from the upright image to the stored one.
 #[derive(Debug, Clone, Copy)]
 struct Turn {
-    /// Upright rows are stored columns.
+    /// Whether upright rows are stored columns.
     swap: bool,
-    /// Stored columns run the other way.
+    /// Whether stored columns are reversed.
     flip_x: bool,
-    /// Stored rows run the other way.
+    /// Whether stored rows are reversed.
     flip_y: bool,
 }
 
@@ -239,18 +238,18 @@ impl Turn {
         self.swap || self.flip_x || self.flip_y
     }
 
-    /// Whether the upright columns and the upright rows are stored the other way round.
+    /// Returns whether the upright columns and rows are stored in reverse.
     fn upright_flips(self) -> (bool, bool) {
         if self.swap { (self.flip_y, self.flip_x) } else { (self.flip_x, self.flip_y) }
     }
 
-    /// Columns and rows of what is stored, from those of the upright picture.
+    /// Returns the stored number of columns and rows for that of the upright image.
     fn stored_sides(self, (columns, rows): (usize, usize)) -> (usize, usize) {
         if self.swap { (rows, columns) } else { (columns, rows) }
     }
 
-    /// The stored row and column of an upright pixel, where this number of columns and rows is
-    /// stored.
+    /// Returns the stored row and column of an upright pixel, given the number of stored columns
+    /// and rows.
     fn stored(self, row: usize, column: usize, (columns, rows): (usize, usize)) -> (usize, usize) {
         let (row, column) = if self.swap { (column, row) } else { (row, column) };
         (

@@ -1,21 +1,20 @@
-//! Scaling without antialiasing: each pixel comes of the nearest few, however much smaller the
-//! picture becomes. OpenCV and torch (without `antialias`) do it so, and models were trained on
-//! what comes out.
+//! Scales without antialiasing: each pixel is computed from the nearest few, whatever the
+//! reduction, as in OpenCV and in torch without `antialias`.
 
 use eirs_platform::settings::Filter;
 
-/// From which pixels of a row or a column those of the scaled one are made.
+/// The source pixels of each scaled pixel along one axis.
 #[derive(Debug)]
 pub(super) struct Taps {
-    /// For each scaled pixel the same number of places and weights.
+    /// For each scaled pixel, the same number of positions and weights.
     taps: Vec<(usize, f32)>,
-    /// How many each has.
+    /// The number of taps per scaled pixel.
     each: usize,
 }
 
 impl Taps {
-    /// For the scaled pixels `first..first + count` of an axis of `length` pixels that becomes
-    /// `scaled` long.
+    /// Computes the taps of the scaled pixels `first..first + count`, for an axis of `length`
+    /// pixels that is scaled to `scaled`.
     pub(super) fn new(
         filter: Filter,
         centred: bool,
@@ -31,9 +30,9 @@ impl Taps {
         let mut middle = (0..first).fold(scale * 0.5, |middle, _| middle + scale);
         for index in first..first + count {
             if each == 1 {
-                // OpenCV and torch take the pixel in which the left edge is, Pillow that of the
-                // middle, to which it comes step by step (`Geometry.c`, ImagingScaleAffine), and so
-                // past a whole number or not.
+                // OpenCV and torch take the pixel at the left edge; Pillow takes that at the
+                // centre. Pillow adds up the position step by step (`Geometry.c`,
+                // ImagingScaleAffine), and its rounding errors decide near whole numbers.
                 let place = if centred { middle } else { index as f64 * scale };
                 middle += scale;
                 taps.push(((place.floor() as i64).clamp(0, last) as usize, 1.0));
@@ -44,7 +43,7 @@ impl Taps {
             let weights: Vec<f64> =
                 (0..each).map(|tap| weight(filter, place - (left + tap as i64) as f64)).collect();
             let sum: f64 = weights.iter().sum();
-            // Beyond its edge a picture goes on as its last pixel.
+            // Beyond the edge, the last pixel is repeated.
             taps.extend(
                 weights.iter().enumerate().map(|(tap, weight)| {
                     ((left + tap as i64).clamp(0, last) as usize, (weight / sum) as f32)
@@ -58,7 +57,7 @@ impl Taps {
         &self.taps[index * self.each..(index + 1) * self.each]
     }
 
-    /// The same of an axis that is stored the other way round.
+    /// Reverses the positions, for an axis that is stored in reverse.
     pub(super) fn flipped(mut self, pixels: usize) -> Self {
         self.taps.iter_mut().for_each(|(place, _)| *place = pixels - 1 - *place);
         self
@@ -79,7 +78,7 @@ fn weight(filter: Filter, x: f64) -> f64 {
     match filter {
         Filter::Nearest | Filter::Box => 1.0,
         Filter::Bilinear => (1.0 - x).max(0.0),
-        // Keys' cubic with -0.75, as OpenCV and torch have it; Pillow's has -0.5.
+        // Keys' cubic with -0.75, as in OpenCV and torch; Pillow has -0.5.
         Filter::Bicubic if x < 1.0 => (1.25 * x - 2.25) * x * x + 1.0,
         Filter::Bicubic if x < 2.0 => ((-0.75 * x + 3.75) * x - 6.0) * x + 3.0,
         Filter::Lanczos if x < 1e-9 => 1.0,
@@ -99,7 +98,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn weights_sum_to_one_and_places_are_within(
+        fn weights_sum_to_one_and_positions_are_in_range(
             pixels in 1usize..300, scaled in 1u32..300, centred: bool,
             filter in prop::sample::select(vec![
                 Filter::Nearest, Filter::Box, Filter::Bilinear, Filter::Bicubic, Filter::Lanczos,

@@ -1,24 +1,24 @@
-//! Scaling as Pillow does it: first the rows, rounded to whole numbers, and then the columns. Only
-//! what is seen is computed.
+//! Scales with antialiasing like Pillow: first rows, rounded to integers, then columns. Only
+//! visible pixels are computed.
 //!
-//! Pillow computes with weights of 22 bits in whole numbers; the same weights as floats give the
-//! same pixels (but for sums that are a millionth away from a half), eight numbers at a time.
+//! Pillow computes with integer weights of 22 bits. The same weights as floats give the same pixels
+//! (except for sums within a millionth of a half), eight numbers at a time.
 
 use std::ops::Range;
 
 use super::fast::fast;
 
-/// Wider pictures are scaled in strips, so that the buffers stay small, in columns.
+/// Maximum width, in columns; wider images are scaled in strips, so that the buffers stay small.
 const STRIP_MAX_COLUMNS: usize = 1 << 16;
 
-/// How many bits Pillow's weights have after the point.
+/// Number of fractional bits of Pillow's weights.
 const WEIGHT_BITS: i32 = 22;
 
-/// Two pixels, one below the other: red, green, blue and a fourth one that comes along, of each.
+/// Two pixels, one below the other, each of red, green, blue and a fourth channel.
 type Pair = [f32; 8];
 
-/// What a filter makes of a distance in pixels of the smaller picture, and from which distance on
-/// that is nothing.
+/// A filter: its weight by distance in pixels of the smaller image, and the distance from which the
+/// weight is zero.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel {
     pub reach: f64,
@@ -28,21 +28,22 @@ pub struct Kernel {
 /// Pillow's BILINEAR.
 pub const TRIANGLE: Kernel = Kernel { reach: 1.0, weight: |x| (1.0 - x.abs()).max(0.0) };
 
-/// One side of a picture: where each sample that is seen comes from.
+/// The weights of source samples for the visible part of one axis.
 #[derive(Debug, Clone, Default)]
 pub struct Axis {
-    /// The first sample of each, and its weights; all have the same number, some of which are zero.
+    /// The first sample of each pixel, and its weights; all have the same number, padded with
+    /// zeros.
     first: Vec<usize>,
     weights: Vec<f32>,
     taps: usize,
-    /// All samples that weigh anything.
+    /// The range of all needed samples.
     needs: Range<usize>,
 }
 
 impl Axis {
-    /// For a side of `whole` samples that is scaled to another number, of which those in `seen` are
-    /// wanted. The samples are there at a fraction: each is the mean of several (what it weighs is
-    /// what these would weigh).
+    /// Computes the weights for an axis of `whole` samples that is scaled to `scaled`, of which
+    /// `seen` are visible. If `fraction` is above 1, each stored sample is the mean of that number
+    /// of samples.
     pub fn new(kernel: Kernel, whole: u32, scaled: u64, seen: Range<u64>, fraction: u32) -> Self {
         let scale = f64::from(whole) / scaled as f64;
         let stretch = scale.max(1.0);
@@ -69,7 +70,7 @@ impl Axis {
         let begin = listed.iter().map(|(first, _)| *first).min().unwrap_or(0);
         let end = listed.iter().map(|(first, weights)| first + weights.len()).max().unwrap_or(0);
         let needs = begin..end;
-        // Rows go in pairs, from an even one on.
+        // Rows are processed in pairs, starting at an even one.
         let taps = listed.iter().map(|(first, weights)| first % 2 + weights.len());
         let taps = taps.max().unwrap_or(0).next_multiple_of(2);
         let mut axis = Self { first: Vec::new(), weights: Vec::new(), taps, needs };
@@ -82,7 +83,7 @@ impl Axis {
         axis
     }
 
-    /// How many samples are seen.
+    /// Returns the number of visible samples.
     fn len(&self) -> usize {
         self.first.len()
     }
@@ -92,13 +93,13 @@ impl Axis {
     }
 }
 
-/// The first mean of this number of samples, and weights for it and those after it, that come
-/// nearest to the weights of the samples from `first` on.
+/// Returns the index of the first mean, and weights for it and the following means of `f` samples,
+/// that best approximate the weights of the samples from `first` on.
 ///
-/// A mean that weighs what its samples weigh would blur twice, each time as if the filter were
-/// wider by a variance of (f^2 - 1) / 12 square samples: once because only the mean is known of
-/// what it stands for, once because all that it stands for weighs the same. Taking away that much
-/// of the second difference of the weights makes it sharp again.
+/// Giving each mean the sum of the weights of its samples would blur twice, each time as if the
+/// filter were wider by a variance of (f^2 - 1) / 12 square samples: only the means are known, and
+/// all samples of a mean get equal weights. Subtracting that multiple of the second difference of
+/// the weights restores the sharpness.
 fn of_means(f: usize, cells: usize, first: usize, weights: impl Iterator<Item = f64>) -> (usize, Vec<f64>) {
     let start = (first / f).saturating_sub(1);
     let mut sums = vec![0.0; cells.min(first / f + weights.size_hint().0 / f + 4) - start];
@@ -106,7 +107,7 @@ fn of_means(f: usize, cells: usize, first: usize, weights: impl Iterator<Item = 
         sums[at / f - start] += weight;
     }
     let part = (1.0 - 1.0 / (f * f) as f64) / 12.0;
-    // Beyond the edges of the picture it goes on as it ends.
+    // Beyond the edges, the last value is repeated.
     let last = sums.len() - 1;
     let sharp = |at: usize| {
         let around = sums[at.saturating_sub(1)] + sums[(at + 1).min(last)];
@@ -115,25 +116,25 @@ fn of_means(f: usize, cells: usize, first: usize, weights: impl Iterator<Item = 
     (start, (0..=last).map(sharp).collect())
 }
 
-/// A part of a picture with 8 bits a sample: interleaved, without padding.
+/// A part of an image with 8 bits per sample, interleaved, without padding.
 #[derive(Debug, Clone, Copy)]
 pub struct Part<'p> {
     pub samples: &'p [u8],
     pub channels: usize,
-    /// Columns of it.
+    /// The number of columns.
     pub width: usize,
-    /// Where it is in the picture.
+    /// The position of the part in the image.
     pub left: usize,
     pub top: usize,
 }
 
-/// Buffers that are used again.
+/// Reusable buffers.
 #[derive(Debug, Default)]
 pub struct Scaler {
-    /// Two rows of the picture, as bytes and as numbers.
+    /// Two rows of the image, as bytes and as floats.
     bytes: Vec<[u8; 8]>,
     wide: Vec<Pair>,
-    /// Rows that were scaled: row `y` is kept at `y % rows`.
+    /// Scaled rows: row `y` is stored at `y % rows`.
     scaled: Vec<f32>,
     rows: usize,
     /// One row of the result.
@@ -141,8 +142,8 @@ pub struct Scaler {
 }
 
 impl Scaler {
-    /// Scales a part of a picture, and gives the result as red, green, blue and one more, row by
-    /// row. `false` where pixels are needed that are not in the part.
+    /// Scales a part of an image to RGB and a fourth channel, row by row. Returns `false` if pixels
+    /// are needed that are not in the part.
     pub fn scale(&mut self, part: Part, columns: &Axis, rows: &Axis, out: &mut Vec<[u8; 4]>) -> bool {
         let height = part.samples.len() / (part.width * part.channels).max(1);
         let is_there = |axis: &Axis, start: usize, length: usize| {
@@ -157,8 +158,8 @@ impl Scaler {
         out.resize(columns.len() * rows.len(), [0; 4]);
         let mut from = 0;
         while from < columns.len() {
-            // The last pixel of each strip, at which the buffers are not too long or there is only
-            // one.
+            // The last pixel of each strip, for which the buffers have their maximum length, or the
+            // strip a single pixel.
             let fits = |to: &usize| columns.first[*to] - columns.first[from] < STRIP_MAX_COLUMNS;
             let to = (from + 1..columns.len()).take_while(fits).last().unwrap_or(from) + 1;
             let strip = Strip {
@@ -168,7 +169,7 @@ impl Scaler {
                 start: columns.first[from],
             };
             let width = columns.first[to - 1] + columns.taps - strip.start;
-            // What is beyond the last pixel of the picture counts nothing, but is looked at.
+            // Columns beyond the last one have zero weight, but are read.
             self.bytes.clear();
             self.bytes.resize(width, [0; 8]);
             self.wide.resize(width, [0.0; 8]);
@@ -179,18 +180,18 @@ impl Scaler {
     }
 }
 
-/// Some neighbouring columns of the result: see [`Axis`].
+/// Adjacent columns of the result, see [`Axis`].
 #[derive(Debug, Clone, Copy)]
 struct Strip<'a> {
     first: &'a [usize],
     weights: &'a [f32],
     taps: usize,
-    /// The first column of the picture that counts.
+    /// The first needed column of the image.
     start: usize,
 }
 
 fast! {
-    /// Scales a strip of a picture to columns from `from` on of a result that is `stride` wide.
+    /// Scales a strip of an image to the columns from `from` on, in a result that is `stride` wide.
     fn scale(
         scaler: &mut Scaler,
         part: Part,
@@ -204,7 +205,7 @@ fast! {
         let Scaler { bytes, wide, scaled, rows: kept, sums } = scaler;
         let place = |y: usize| (y & (*kept - 1)) * across * 4;
         let height = part.samples.len() / (part.width * part.channels);
-        // Columns and rows that are not there count nothing.
+        // Missing columns and rows have zero weight.
         let (before, skip) = (part.left.saturating_sub(strip.start), strip.start.saturating_sub(part.left));
         let row_of = |y: usize| {
             let y = y.saturating_sub(part.top).min(height - 1);
@@ -219,7 +220,7 @@ fast! {
                 for (number, byte) in wide.as_flattened_mut().iter_mut().zip(bytes.as_flattened()) {
                     *number = f32::from(*byte);
                 }
-                // An even row and the next one are neighbours.
+                // An even row and the next one are adjacent.
                 scale_rows(wide, strip, &mut scaled[place(y)..][..across * 8]);
             }
             next = first + rows.taps;
@@ -230,7 +231,7 @@ fast! {
     }
 }
 
-/// Two rows, pixel by pixel.
+/// Interleaves two rows, pixel by pixel.
 #[inline(always)]
 fn lay_together(upper: &[u8], lower: &[u8], channels: usize, out: &mut [[u8; 8]]) {
     match channels {
@@ -256,7 +257,7 @@ fn lay_together(upper: &[u8], lower: &[u8], channels: usize, out: &mut [[u8; 8]]
     }
 }
 
-/// Two rows, to whole numbers.
+/// Scales two rows, and rounds to integers.
 #[inline(always)]
 fn scale_rows(wide: &[Pair], strip: Strip, out: &mut [f32]) {
     let (upper, lower) = out.split_at_mut(out.len() / 2);
@@ -277,7 +278,7 @@ fn scale_rows(wide: &[Pair], strip: Strip, out: &mut [f32]) {
     }
 }
 
-/// One row of the result, of whole pixels.
+/// Computes one row of the result.
 #[inline(always)]
 fn scale_column<'s>(weights: &[f32], row: impl Fn(usize) -> &'s [f32], sums: &mut [f32], out: &mut [u8]) {
     sums.fill(0.0);
@@ -288,12 +289,12 @@ fn scale_column<'s>(weights: &[f32], row: impl Fn(usize) -> &'s [f32], sums: &mu
         }
     }
     for (out, sum) in out.iter_mut().zip(sums) {
-        // From 0 to 255, so the last bits of the sum are the number.
+        // The sum is between 0 and 255, so the lowest bits of its mantissa are the number.
         *out = (rounded(*sum) + 8_388_608.0).to_bits() as u8;
     }
 }
 
-/// To the next whole number, halves upwards.
+/// Rounds to the nearest integer, halves up.
 #[inline(always)]
 fn rounded(sum: f32) -> f32 {
     (sum + 0.5).floor().clamp(0.0, 255.0)
@@ -305,8 +306,8 @@ mod tests {
 
     use super::*;
 
-    /// What Pillow does with a line, in its own numbers (`src/libImaging/Resample.c`), before it
-    /// rounds.
+    /// Pillow's scaling of a line, in its own arithmetic (`src/libImaging/Resample.c`), before
+    /// rounding.
     fn line(samples: &[u8], scaled: usize) -> Vec<f64> {
         let scale = samples.len() as f64 / scaled as f64;
         let stretch = scale.max(1.0);
@@ -323,7 +324,7 @@ mod tests {
         (0..scaled).map(seen).collect()
     }
 
-    /// Scales a picture, with channels of its own for each sample.
+    /// Scales an image with the given number of channels.
     fn scaled(samples: &[u8], channels: usize, width: usize, to: (usize, usize)) -> Vec<[u8; 4]> {
         let height = samples.len() / channels / width;
         let axis = |from: usize, to: usize| Axis::new(TRIANGLE, from as u32, to as u64, 0..to as u64, 1);
@@ -335,7 +336,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pixels_are_those_of_pillow(
+        fn pixels_equal_those_of_pillow(
             width in 1usize..70, height in 1usize..9, to in 1usize..60, channels in 1usize..5, seed: u32,
         ) {
             let place = |x: usize, y: usize, channel: usize| (y * width + x) * channels + channel;
@@ -350,13 +351,12 @@ mod tests {
             }
             let across = scaled(&samples, channels, width, (to, height));
             let down = scaled(&turned, channels, height, (height, to));
-            // Alpha of grey is left out.
+            // The alpha of grey images is omitted.
             for channel in (0..channels).filter(|channel| channels != 2 || *channel == 0) {
                 for y in 0..height {
                     let row: Vec<u8> = (0..width).map(|x| samples[place(x, y, channel)]).collect();
                     for (x, exact) in line(&row, to).into_iter().enumerate() {
-                        // A float is not sure on which side of a half a sum is that is a hair away
-                        // from it.
+                        // A float cannot resolve on which side of a half a very close sum is.
                         let is_tie = (exact.fract() - 0.5).abs() < 1e-4;
                         for found in [across[y * to + x][channel], down[x * height + y][channel]] {
                             let far = (f64::from(found) - (exact + 0.5).floor()).abs();
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn means_of_samples_are_weighed_so_that_nothing_is_blurred() {
+    fn weights_of_means_do_not_blur() {
         let sample = |at: usize| 128.0 + 100.0 * (at as f64 * std::f64::consts::TAU / 60.0).sin();
         let value = |axis: &Axis, place: usize, sample: &dyn Fn(usize) -> f64| {
             let (first, weights) = axis.of(place);
@@ -380,7 +380,7 @@ mod tests {
             all.map(|(at, weight)| sample(at) * f64::from(*weight)).sum::<f64>()
         };
         let full = Axis::new(TRIANGLE, 1001, 100, 0..100, 1);
-        // A mean that weighs what its samples weigh would be off by 0.25 and by 1.3.
+        // With the sum of the weights, a mean would be off by 0.25 and by 1.3.
         for (f, allowed) in [(2, 0.05), (4, 0.25)] {
             let means: Vec<f64> =
                 (0..1001).step_by(f).map(|j| (j..j + f).map(sample).sum::<f64>() / f as f64).collect();

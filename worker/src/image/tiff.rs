@@ -1,7 +1,7 @@
-//! TIFF: the numbers by the `tiff` crate (0.11.3), which is shown every file as grey of that number
-//! of samples (it mixes numbers up where a predictor meets samples that are no colours, and refuses
-//! planes in tiles); what they mean is decided here, as Pillow does. JPEG within TIFF is read by
-//! our own decoder.
+//! Decodes TIFF. The `tiff` crate (0.11.3) reads the numbers; it sees every file as grey with that
+//! number of samples, because it confuses numbers if a predictor meets samples that are not
+//! colours, and refuses planes in tiles. Their meaning is decided here, as in Pillow. JPEG within
+//! TIFF is read by the JPEG decoder of this crate.
 
 mod directory;
 
@@ -20,23 +20,23 @@ use super::{
     jpeg, turned,
 };
 
-/// JPEG in the way that is in use.
+/// The current kind of JPEG compression.
 const JPEG: u64 = 7;
 
 type Reader<'f> = Decoder<Cursor<Cow<'f, [u8]>>>;
 
-/// The colour profile.
+/// Returns the colour profile.
 pub(super) fn profile(file: &[u8]) -> Option<Vec<u8>> {
     let profile: Vec<u8> = Directory::read(file).numbers(34675).map(|byte| byte as u8).collect();
     Some(profile).filter(|profile| !profile.is_empty())
 }
 
-/// Where the first strip or tile begins.
+/// Returns the offset of the first strip or tile.
 pub(super) fn pixels(file: &[u8]) -> Option<usize> {
     Directory::read(file).parts().first().map(|part| part.start)
 }
 
-/// Columns and rows by the header.
+/// Returns the width and height from the header.
 pub(super) fn dimensions(file: &[u8]) -> Option<(u32, u32)> {
     reader(file, &Directory::read(file), None).ok()?.dimensions().ok()
 }
@@ -104,12 +104,12 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
     Ok(())
 }
 
-/// A decoder that gives the numbers of a file as they are, of all planes or of one.
+/// Creates a decoder that returns the numbers of a file unchanged, of all planes or of one.
 fn reader<'f>(file: &'f [u8], directory: &Directory, plane: Option<usize>) -> Result<Reader<'f>, Unreadable> {
     Decoder::new(Cursor::new(directory.as_numbers(file, plane))).map_err(refused)
 }
 
-/// Makes of the last number of each pixel what its alpha is by its tag.
+/// Applies the tag that describes the last number of each pixel, such as alpha.
 fn see_through(pixels: &mut Pixels, extra: Option<u64>) {
     if !matches!(pixels.channels, 2 | 4) || pixels.are_inks {
         return;
@@ -118,21 +118,21 @@ fn see_through(pixels: &mut Pixels, extra: Option<u64>) {
         let [colours @ .., alpha] = pixel else { continue };
         match (extra, *alpha) {
             (Some(1), 0) => colours.fill(0),
-            // The colours were multiplied with it; as Pillow divides.
+            // The colours were multiplied by alpha; this divides like Pillow.
             (Some(1), alpha @ 1..=254) => {
                 for colour in colours {
                     *colour = (u32::from(*colour) * 255 / u32::from(alpha)).min(255) as u8;
                 }
             }
-            // It is anything but alpha.
+            // The number is not alpha.
             (Some(0), _) => *alpha = 255,
-            // A fourth number that is not named is taken for alpha.
+            // A fourth number without a description is taken for alpha.
             _ => {}
         }
     }
 }
 
-/// The palette for indices of `bits` bits: returns the sample of an index and a colour.
+/// Returns a function from an index of `bits` bits and a colour to the sample.
 fn palette(decoder: &mut Reader, bits: u64) -> Result<impl Fn(usize, usize) -> u8 + use<>, Unreadable> {
     let palette = decoder.get_tag_u16_vec(Tag::ColorMap).map_err(refused)?;
     // Pillow divides, so that 0xffff is white.
@@ -141,13 +141,13 @@ fn palette(decoder: &mut Reader, bits: u64) -> Result<impl Fn(usize, usize) -> u
     })
 }
 
-/// What decoding takes beside the pixels: the numbers, of this number of bytes a pixel, and buffers
-/// as large.
+/// Returns the memory that decoding needs in addition to the pixels: the numbers, of `bytes` per
+/// pixel, and buffers of the same size.
 fn beside((width, height): (u32, u32), bytes: u64) -> u64 {
     (u64::from(width) * u64::from(height)).saturating_mul(2 * bytes)
 }
 
-/// The numbers of a picture, the high byte of those of 16 bits, as many as this.
+/// Returns `count` numbers of an image, the high byte of those of 16 bits.
 fn numbers(decoder: Reader, count: usize) -> Result<Vec<u8>, Unreadable> {
     let mut room = Room::default();
     room.decoding_buffer_size = count.saturating_mul(4).saturating_add(SIDE_CHUNKS_MAX_BYTES as usize);
@@ -163,7 +163,7 @@ fn numbers(decoder: Reader, count: usize) -> Result<Vec<u8>, Unreadable> {
     Ok(numbers)
 }
 
-/// The numbers of every pixel, one pixel after the other, whether or not they are in planes.
+/// Returns the numbers of all pixels, pixel by pixel, also if they are stored in planes.
 fn all_numbers(
     decoder: Reader,
     file: &[u8],
@@ -186,7 +186,7 @@ fn all_numbers(
     Ok(all)
 }
 
-/// The first numbers of every pixel, as many as are wanted, as they are.
+/// Copies the first `channels` numbers of every pixel.
 fn colours(
     decoder: Reader,
     (file, directory): (&[u8], &Directory),
@@ -204,7 +204,8 @@ fn colours(
     Ok(())
 }
 
-/// Indices of this many bits, in rows of whole bytes, and the sample for each index and channel.
+/// Decodes indices of `bits` bits, in rows of whole bytes, with a function from index and channel
+/// to the sample.
 fn indices(
     decoder: Reader,
     (width, height): (u32, u32),
@@ -230,7 +231,7 @@ fn indices(
     Ok(())
 }
 
-/// Cyan, magenta, yellow and black.
+/// Decodes cyan, magenta, yellow and black.
 fn inks(
     decoder: Reader,
     (file, directory): (&[u8], &Directory),
@@ -259,7 +260,7 @@ fn inks(
     Ok(())
 }
 
-/// A picture whose strips or tiles are JPEGs, to the pixels of libtiff, which reads them with
+/// Decodes an image whose strips or tiles are JPEGs, with the same pixels as libtiff, which uses
 /// libjpeg.
 fn jpegs(
     mut decoder: Reader,
@@ -269,7 +270,7 @@ fn jpegs(
     pixels: &mut Pixels,
 ) -> Result<(), Unreadable> {
     let tables = decoder.find_tag(Tag::JPEGTables).ok().flatten().and_then(|tag| tag.into_u8_vec().ok());
-    // Without the marks of a file's start and end.
+    // Without the start and end markers of a file.
     let tables =
         tables.as_deref().and_then(|tables| tables.get(2..tables.len().max(4) - 2)).unwrap_or_default();
     let part = decoder.chunk_dimensions();
@@ -278,8 +279,8 @@ fn jpegs(
     if parts.len() < across as usize * down as usize {
         return Err(cut_short(Format::Tiff));
     }
-    // The pixels of a part, and its coefficients if it is progressive.
-    // A tile is whole where it leaves the picture; a strip may claim any number of rows.
+    // The memory of one part: its pixels, and its coefficients if it is progressive. A tile is
+    // complete even beyond the edge of the image; a strip may claim any number of rows.
     let rows = if decoder.get_chunk_type() == ChunkType::Tile { part.1 } else { part.1.min(height) };
     let most = (u64::from(part.0) + 15).saturating_mul(u64::from(rows) + 15).min(limits.max_pixels);
     let beside = most.saturating_mul(10);
@@ -312,7 +313,7 @@ fn jpegs(
     Ok(())
 }
 
-/// What an uploader reads when the decoder gives up.
+/// Converts the error of the decoder into a sentence for the client.
 fn refused(error: TiffError) -> Unreadable {
     match error {
         TiffError::IoError(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => cut_short(Format::Tiff),

@@ -1,33 +1,33 @@
-//! How a picture must be turned to be seen upright. EXIF says it, else XMP, as for Pillow's
-//! `exif_transpose`; what neither can be read for stays as it is stored.
+//! Reads the orientation of an image from EXIF, else from XMP, like Pillow's `exif_transpose`. If
+//! neither can be read, the image stays as it is stored.
 
 use super::Orientation;
 
 /// The tag of the orientation.
 const ORIENTATION: u16 = 0x0112;
 
-/// No orientation, where there is the tag of it.
+/// An orientation tag without a valid value.
 const NONE: u32 = 0;
 
-/// By what a file has of the two.
+/// Returns the orientation from EXIF, else from XMP.
 pub(super) fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
     of(exif.and_then(of_exif), xmp)
 }
 
-/// By the value that EXIF has, else XMP.
+/// Returns the orientation for the value in EXIF, else from XMP.
 pub(super) fn of(exif: Option<u32>, xmp: Option<&[u8]>) -> Orientation {
     let said = exif.or_else(|| xmp.and_then(of_xmp));
     said.and_then(|value| Orientation::from_exif(u8::try_from(value).ok()?))
         .unwrap_or(Orientation::NoTransforms)
 }
 
-/// By XMP where EXIF has no value; a value of EXIF counts nothing by itself.
+/// Returns the orientation from XMP, unless EXIF has a value, which itself is ignored.
 pub(super) fn by_xmp_alone(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
     of(exif.and_then(of_exif).map(|_| 1), xmp)
 }
 
-/// The value in the first directory of EXIF, which is a TIFF file. Some writers put its name before
-/// it twice.
+/// Returns the value in the first directory of EXIF data, which is a TIFF file. Some writers repeat
+/// the prefix.
 fn of_exif(mut exif: &[u8]) -> Option<u32> {
     while let Some(rest) = exif.strip_prefix(b"Exif\0\0") {
         exif = rest;
@@ -49,7 +49,7 @@ fn of_exif(mut exif: &[u8]) -> Option<u32> {
         if number(at, 2)? != u32::from(ORIENTATION) {
             return None;
         }
-        // Whole numbers; a byte without a sign is none for Pillow either. The first one counts.
+        // Integers of the types that Pillow accepts, so no unsigned byte. The first number counts.
         let length = match number(at + 2, 2)? {
             6 => 1,
             3 | 8 => 2,
@@ -64,9 +64,9 @@ fn of_exif(mut exif: &[u8]) -> Option<u32> {
     })
 }
 
-/// The value in XMP, an attribute (`tiff:Orientation="6"`) or an element
-/// (`<tiff:Orientation>6</tiff:Orientation>`). It is text in one of the encodings of Unicode, all
-/// of which are the same for these letters but for zero bytes.
+/// Returns the value in XMP, an attribute (`tiff:Orientation="6"`) or an element
+/// (`<tiff:Orientation>6</tiff:Orientation>`). In all encodings of Unicode these letters have the
+/// same bytes, apart from zeros.
 fn of_xmp(xmp: &[u8]) -> Option<u32> {
     const NAME: &[u8] = b"tiff:Orientation";
     let text: Vec<u8> = xmp.iter().copied().filter(|byte| *byte != 0).collect();
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn xmp_is_read_as_attribute_and_element_in_any_encoding() {
+    fn xmp_is_read_from_attributes_and_elements_in_any_encoding() {
         let texts = [
             r#"<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>"#,
             "<rdf:Description tiff:Orientation = '6'>",
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn exif_is_read_in_both_orders_and_wins_over_xmp() {
+    fn exif_is_read_in_both_byte_orders_and_has_precedence_over_xmp() {
         let xmp = Some(&b"tiff:Orientation=\"3\""[..]);
         let little = b"II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
         let big = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
@@ -123,7 +123,7 @@ mod tests {
             [&little[..], big, &[b"Exif\0\0", &big[..]].concat(), &[b"Exif\0\0Exif\0\0", &big[..]].concat()]
         {
             assert_eq!(orientation(Some(exif), xmp), Orientation::Rotate90);
-            // Without the value there is no value.
+            // A tag without a value has no orientation.
             assert_eq!(orientation(Some(&exif[..exif.len() - 18]), xmp), Orientation::Rotate180);
         }
         let nonsense = b"II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x09\0\0\0\0\0\0\0";

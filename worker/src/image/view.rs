@@ -1,29 +1,28 @@
-//! What of a picture will be seen: a model looks at the middle of a photo that is made much
-//! smaller, so not all of its pixels need be decoded, and not in full.
+//! Computes the visible part of an image: a model sees the reduced centre of a photo, so not all
+//! pixels need decoding, and not at full size.
 
 use std::ops::Range;
 
 use super::Orientation;
 
-/// No filter reaches farther than this number of pixels of the scaled picture, and where the middle
-/// is is rounded.
+/// Maximum reach of a filter in pixels of the scaled image, including the rounding of the centre.
 const REACH: f64 = 4.0;
 
-/// What will be made of a picture.
+/// The intended use of an image.
 #[derive(Debug, Clone, Copy)]
 pub struct View {
-    /// Its short side is scaled to this number of pixels (or the long one, if that is all the same:
-    /// to not less).
+    /// The length of the scaled short side, in pixels. If the aspect ratio is not kept, the larger
+    /// side of the result.
     pub short: u32,
-    /// Then this number of columns and rows of the upright picture are cut out of its middle;
-    /// without it, all is seen.
+    /// The number of columns and rows that are cropped from the centre of the upright image;
+    /// without it, the whole image is visible.
     pub cut: Option<(u32, u32)>,
-    /// A JPEG is decoded at an eighth, a quarter or a half of its size if its short side stays at
-    /// least twice as long as needed.
+    /// Whether a JPEG may be decoded at an eighth, a quarter or a half of its size, if its short
+    /// side stays at least twice as long as needed.
     pub fractions: bool,
 }
 
-/// Columns and rows of a stored picture.
+/// A range of columns and rows of a stored image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Window {
     pub(super) columns: Range<u32>,
@@ -31,7 +30,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// The whole picture.
+    /// Returns the window of the whole image.
     pub(super) fn all((width, height): (u32, u32)) -> Self {
         Self { columns: 0..width, rows: 0..height }
     }
@@ -46,14 +45,14 @@ impl Window {
 }
 
 impl View {
-    /// By which number both sides may be divided before the picture is scaled.
+    /// Returns the number by which both sides may be divided before the image is scaled.
     pub(super) fn fraction(&self, width: u32, height: u32) -> u32 {
         let enough = self.short.saturating_mul(2);
         let fits = |fraction: &u32| self.fractions && width.min(height).div_ceil(*fraction) >= enough;
         [8, 4, 2].into_iter().find(fits).unwrap_or(1)
     }
 
-    /// What must be there of a stored picture at a fraction of its size, for any filter.
+    /// Returns the part of a stored image at a fraction of its size that is needed, for any filter.
     pub(super) fn window(
         &self,
         (width, height): (u32, u32),
@@ -74,7 +73,7 @@ impl View {
     }
 }
 
-/// The upright rows are stored columns.
+/// Returns whether upright rows are stored columns.
 pub(super) fn is_lying(orientation: Orientation) -> bool {
     use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
     matches!(orientation, Rotate90 | Rotate90FlipH | Rotate270 | Rotate270FlipH)
@@ -85,16 +84,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_middle_is_wanted_with_what_a_filter_sees_around_it() {
+    fn the_window_is_the_centre_with_a_margin_for_the_filter() {
         let view = View { short: 256, cut: Some((224, 224)), fractions: true };
         assert_eq!(view.fraction(500, 375), 1);
         let window = view.window((500, 375), 1, Orientation::NoTransforms);
-        // 224 pixels are 328.1 of the picture, and four pixels and a little are seen on each side.
+        // 224 pixels are 328.1 of the image, plus four pixels and a little on each side.
         assert_eq!(window, Window { columns: 78..422, rows: 15..360 });
         assert_eq!(view.fraction(4000, 3000), 4);
         let window = view.window((4000, 3000), 4, Orientation::Rotate90);
         assert_eq!(window, Window { columns: 158..842, rows: 33..717 });
-        // Next to nothing is cut off.
+        // Almost nothing is cut off.
         let window = view.window((10, 8), 1, Orientation::NoTransforms);
         assert_eq!(window, Window { columns: 0..10, rows: 0..8 });
         let whole = View { cut: None, ..view };

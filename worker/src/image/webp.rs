@@ -1,22 +1,22 @@
-//! What must be known of a WebP file before it is decoded. The decoder checks the frame against the
-//! canvas only after it has decoded the frame, and believes the length that a metadata chunk
-//! claims; this reads neither.
+//! Reads the properties of a WebP file before it is decoded. The decoder compares the frame with
+//! the canvas only after decoding the frame, and trusts the announced length of metadata chunks;
+//! this code does neither.
 
 use std::borrow::Cow;
 
 use super::{Orientation, turned};
 
-/// The largest picture that is announced anywhere in the file, and how to turn it.
+/// The largest announced size in the file, and the orientation.
 pub(super) struct Survey {
-    /// Columns; 1 where nothing is announced, which the decoder refuses in its own words.
+    /// The number of columns; 1 if none is announced, which the decoder refuses.
     pub(super) width: u32,
-    /// Rows.
+    /// The number of rows.
     pub(super) height: u32,
-    /// From the EXIF and XMP chunks, wherever they are.
+    /// From the EXIF and XMP chunks, at any position.
     pub(super) orientation: Orientation,
 }
 
-/// What a walk has found.
+/// The results of a walk.
 #[derive(Default)]
 struct Found<'a> {
     width: u32,
@@ -33,14 +33,14 @@ fn find(file: &[u8]) -> Found<'_> {
     found
 }
 
-/// The colour profile.
+/// Returns the colour profile.
 pub(super) fn profile(file: &[u8]) -> Option<&[u8]> {
     find(file).profile
 }
 
-/// Where the first picture begins.
+/// Returns the offset of the first image.
 pub(super) fn pixels(file: &[u8]) -> Option<usize> {
-    // A chunk has a name and a length before it.
+    // The name and length of the chunk precede it.
     Some(find(file).pixels?.as_ptr() as usize - file.as_ptr() as usize - 8)
 }
 
@@ -50,8 +50,8 @@ pub(super) fn survey(file: &[u8]) -> Survey {
     Survey { width, height, orientation: turned::orientation(exif, xmp) }
 }
 
-/// The file as its first frame is to be read: libwebp does not blend it with the empty canvas,
-/// which would take the colours away that are nearly transparent.
+/// Returns the file without blending of the first frame: libwebp does not blend it with the empty
+/// canvas, which would remove the colours of nearly transparent pixels.
 pub(super) fn unblended(file: &[u8]) -> Cow<'_, [u8]> {
     const NO_BLENDING: u8 = 2;
     let flags = first_frame(file).map(|frame| frame + 8 + 15);
@@ -65,7 +65,7 @@ pub(super) fn unblended(file: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Where the chunk of the first frame of an animation begins.
+/// Returns the offset of the chunk of an animation's first frame.
 fn first_frame(file: &[u8]) -> Option<usize> {
     let mut at = 12;
     loop {
@@ -78,8 +78,7 @@ fn first_frame(file: &[u8]) -> Option<usize> {
     }
 }
 
-/// A frame of an animation holds chunks, but never another frame: a file cannot choose how deep
-/// this goes.
+/// Walks chunks. Frames of an animation contain chunks, but no frames, so the depth is limited.
 fn walk<'a>(mut rest: &'a [u8], in_frame: bool, found: &mut Found<'a>) {
     while let Some((header, body)) = rest.split_at_checked(8) {
         let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
@@ -114,7 +113,7 @@ fn announce(found: &mut Found, width: u32, height: u32) {
     }
 }
 
-/// A little-endian number of up to four bytes; bytes after the end are zero.
+/// Returns a little-endian number of up to four bytes; bytes past the end are zero.
 fn int(chunk: &[u8], at: usize, bytes: usize) -> u32 {
     (0..bytes).map(|byte| u32::from(chunk.get(at + byte).copied().unwrap_or(0)) << (8 * byte)).sum()
 }

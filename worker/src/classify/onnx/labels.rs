@@ -182,7 +182,7 @@ mod tests {
         let full = Labels::numbers(1000).with_background(1001);
         assert_eq!((full.names.len(), full.names[0].as_str()), (1001, "background"));
         assert_eq!(full.with_background(1000).names[0], "0");
-        assert_eq!(Labels::numbers(5).with_background(6).names.len(), 5, "only 1000 labels for 1001 outputs mean a background");
+        assert_eq!(Labels::numbers(5).with_background(6).names.len(), 5, "only 1000 and 1001 differ by it");
     }
 
     #[test]

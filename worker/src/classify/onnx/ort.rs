@@ -345,9 +345,9 @@ impl Shared {
         let _alone =
             self.one_at_a_time.as_ref().map(|lock| lock.lock().unwrap_or_else(|held| held.into_inner()));
         let mut answer = std::ptr::null_mut();
-        // session, input and names are valid until the call returns, each list has one entry as its
-        // length says, and the answer is an owned value, which `DynValue` releases. `Run` changes
-        // nothing in the session that threads share without a lock.
+        // SAFETY: session, input and names are valid until the call returns, each list has one
+        // entry as its length says, and the answer is an owned value, which `DynValue` releases.
+        // `Run` changes nothing in the session that threads share without a lock.
         unsafe {
             let status = (ort::api().Run)(
                 self.session.ptr().cast_mut(),

@@ -1,36 +1,36 @@
-//! Huffman codes and the bits they are made of.
+//! Reads Huffman codes and bits.
 
 use super::{Refusal, idct::ZIGZAG};
 
-/// Codes of up to this length are found by one look into a table.
+/// Codes of up to this length are decoded with one table lookup.
 const FAST_BITS: u32 = 10;
 
-/// What the next bits of a file are, by its own bits. Of the first code: how long it is (16 to 19),
-/// its size (20 to 23), the distance from the last place to that of its value (24 to 28), how long
-/// code and value are (8 to 13), and if they are all there, the value (48 to 63). If there is room
-/// for a second code with its value, its distance (32 to 36) and value (40 to 47). How long all of
-/// this is (0 to 5). For longer codes only [`SINGLE`].
+/// The meaning of the next bits of a file, as bit fields. For the first code: its length (bits 16
+/// to 19), the size of its value (20 to 23), the distance from the previous coefficient (24 to 28),
+/// the length of code and value together (8 to 13) and, if the bits include all of it, the value
+/// (48 to 63). If a second code with its value fits: its distance (32 to 36) and value (40 to 47).
+/// The total length of all (0 to 5). For longer codes, the entry is [`SINGLE`].
 type Entry = u64;
 
-/// In an entry: it is the end of the block, a run of zeros, or longer than what was looked at.
+/// A flag of an entry: end of block, a run of zeros, or longer than the lookup.
 const SINGLE: Entry = 1 << 31;
-/// In an entry: after what it says, the block ends.
+/// A flag of an entry: the block ends after it.
 const END: Entry = 1 << 30;
-/// One Huffman code of a file.
+/// A Huffman table of a file.
 #[derive(Debug, Clone)]
 pub(super) struct Table {
-    /// By the next bits.
+    /// Indexed by the next bits.
     fast: Box<[Entry; 1 << FAST_BITS]>,
-    /// For each length, the first 16-bit pattern (left-aligned) that is beyond its codes.
+    /// For each length, the first 16-bit pattern (left-aligned) beyond its codes.
     beyond: [u32; 17],
-    /// For each length, what to add to a code for the place of its symbol.
+    /// For each length, the offset from a code to the index of its symbol.
     offset: [i32; 17],
     symbols: [u8; 256],
 }
 
 impl Table {
-    /// The code with these numbers of symbols of each length from 1 to 16. The values of a table
-    /// for DC are bit counts.
+    /// Builds the table from the number of symbols of each length from 1 to 16. The symbols of a DC
+    /// table are bit counts.
     pub(super) fn new(counts: &[u8; 16], listed: &[u8], is_dc: bool) -> Result<Self, Refusal> {
         let bad = || Refusal::Damaged("a Huffman table is invalid");
         if is_dc && listed.iter().any(|symbol| *symbol > 15) {
@@ -60,7 +60,8 @@ impl Table {
         Ok(table)
     }
 
-    /// Length and symbol of a code that the fast table has not, from the next 16 bits.
+    /// Returns the length and symbol of a code that is not in the fast table, from the next 16
+    /// bits.
     #[cold]
     #[inline(never)]
     fn long_symbol(&self, next: u32) -> (u32, u8) {
@@ -70,7 +71,7 @@ impl Table {
                 return (length, self.symbols[(place & 255) as usize]);
             }
         }
-        // libjpeg takes one bit more before it gives up.
+        // libjpeg reads one bit more before it gives up.
         (17, 0)
     }
 
@@ -89,7 +90,7 @@ impl Table {
         }
     }
 
-    /// Where code and value leave room, the next code may be there, too.
+    /// Adds the second code to entries in which code and value leave room.
     fn add_second_codes(&mut self) {
         let single = self.fast.clone();
         for (bits, entry) in self.fast.iter_mut().enumerate() {
@@ -111,8 +112,8 @@ impl Table {
     }
 }
 
-/// The tables that the standard gives as examples (its annex K.3). Cameras leave them out of the
-/// frames of a video.
+/// Returns the example tables of the standard (annex K.3). Cameras omit them from the frames of
+/// videos.
 pub(super) fn standard(is_dc: bool, is_colour: bool) -> Result<Table, Refusal> {
     const DC: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
     const DC_COUNTS: [[u8; 16]; 2] =
@@ -145,27 +146,27 @@ pub(super) fn standard(is_dc: bool, is_colour: bool) -> Result<Table, Refusal> {
     }
 }
 
-/// The number that `size` bits stand for: those that begin with a zero are negative.
+/// Returns the value that `size` bits stand for: it is negative if the first bit is zero.
 #[inline(always)]
 fn extend(bits: u32, size: u32) -> i32 {
     let negative = (bits >> (size - 1) ^ 1) & 1;
     bits as i32 - ((negative << size) as i32 - negative as i32)
 }
 
-/// Reads the compressed data of a scan: bits from the top, a zero byte after each 0xff. At a
-/// marker, and at the end of the file, it gives zeros.
+/// Reads the compressed data of a scan, most significant bits first, skipping the zero byte after
+/// each 0xff. At a marker, and at the end of the file, it returns zeros.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bits<'a> {
     file: &'a [u8],
-    /// The next byte to load; at a marker, the 0xff of it.
+    /// The offset of the next byte to load; at a marker, that of its 0xff.
     at: usize,
-    /// The next bits, from the top.
+    /// The next bits, from the most significant one.
     buffer: u64,
-    /// How many bits of the buffer count.
+    /// The number of valid bits in the buffer.
     count: u32,
-    /// Nothing more to load before a restart.
+    /// Whether there is nothing more to load before a restart.
     ended: bool,
-    /// Zeros that were given instead of data and are in the buffer or were taken.
+    /// The number of zeros that were added in place of missing data.
     invented: u64,
 }
 
@@ -174,27 +175,27 @@ impl<'a> Bits<'a> {
         Self { file, at, buffer: 0, count: 0, ended: false, invented: 0 }
     }
 
-    /// Where the next marker, or the rest of the file, is.
+    /// Returns the offset of the next marker, or of the rest of the file.
     pub(super) fn position(&self) -> usize {
         self.at
     }
 
-    /// Data was asked for where there was none.
+    /// Returns whether missing data was read.
     pub(super) fn is_short(&self) -> bool {
         self.invented > u64::from(self.count)
     }
 
-    /// Here is the end of the file, and not a marker.
+    /// Returns whether the data ended at the end of the file, not at a marker.
     pub(super) fn at_end_of_file(&self) -> bool {
         self.file.len() < self.at + 2
     }
 
-    /// Forgets the rest of the buffer, for a restart, and goes on at this byte.
+    /// Clears the buffer and continues at this offset, for a restart.
     pub(super) fn restart(&mut self, at: usize) {
         *self = Self::new(self.file, at);
     }
 
-    /// Makes sure of 48 bits, which is more than a code (16) and its value (15).
+    /// Ensures 48 bits in the buffer, which is more than a code (16) and its value (15).
     #[inline(always)]
     fn fill(&mut self) {
         if self.count < 48 {
@@ -202,7 +203,7 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// Makes sure of 56 bits.
+    /// Ensures 56 bits in the buffer.
     #[inline(always)]
     fn fill_up(&mut self) {
         if let Some(Ok(eight)) = self.file.get(self.at..self.at + 8).map(<[u8; 8]>::try_from) {
@@ -225,7 +226,7 @@ impl<'a> Bits<'a> {
         while self.count <= 56 && !self.ended {
             let byte = match self.file.get(self.at..).unwrap_or_default() {
                 [0xff, rest @ ..] => {
-                    // Any number of 0xff may stand before a marker.
+                    // Any number of 0xff may precede a marker.
                     let fill = rest.iter().take_while(|byte| **byte == 0xff).count();
                     if rest.get(fill) == Some(&0) {
                         self.at += fill + 2;
@@ -266,7 +267,7 @@ impl<'a> Bits<'a> {
         self.count -= bits;
     }
 
-    /// One bit.
+    /// Reads one bit.
     #[inline(always)]
     pub(super) fn bit(&mut self) -> bool {
         self.fill();
@@ -275,7 +276,7 @@ impl<'a> Bits<'a> {
         bit
     }
 
-    /// Up to 16 bits.
+    /// Reads up to 16 bits.
     #[inline(always)]
     pub(super) fn bits(&mut self, size: u32) -> u32 {
         if size == 0 {
@@ -287,7 +288,7 @@ impl<'a> Bits<'a> {
         bits
     }
 
-    /// A symbol of the code. What is no code counts as the symbol zero, as libjpeg has it.
+    /// Reads a symbol. An invalid code is the symbol zero, as in libjpeg.
     #[inline(always)]
     pub(super) fn symbol(&mut self, table: &Table) -> u8 {
         self.fill();
@@ -301,7 +302,7 @@ impl<'a> Bits<'a> {
         symbol
     }
 
-    /// A value of `size` bits, at most 15, with its sign.
+    /// Reads a signed value of `size` bits, at most 15.
     #[inline(always)]
     pub(super) fn value(&mut self, size: u32) -> i32 {
         if size == 0 {
@@ -311,20 +312,20 @@ impl<'a> Bits<'a> {
         extend(bits, size)
     }
 
-    /// The next coefficient of a block: how many zeros come before it, and its value. A value of
-    /// zero is a symbol of its own (15 zeros and one more, or the end of the block), whose high
-    /// half is the first number.
+    /// Reads the next coefficient of a block: the number of zeros before it, and its value. A value
+    /// of zero is a symbol of its own (16 zeros, or the end of the block), whose high half is the
+    /// first number.
     #[inline(always)]
     pub(super) fn run_and_value(&mut self, table: &Table) -> (usize, i32) {
         let symbol = self.symbol(table);
         (usize::from(symbol >> 4), self.value(u32::from(symbol & 15)))
     }
 
-    /// Reads the coefficients of a block after its first one, up to the end of the block, to where
-    /// they belong, and says where the last one is in the order of the file.
+    /// Reads the coefficients of a block after the first one, in their places, and returns the
+    /// index of the last one in file order.
     ///
-    /// Here half of all time goes. The function stands by itself, and takes a copy, so that all of
-    /// it fits into registers.
+    /// Half of the total time is spent here. The function is not inlined, and works on a copy, so
+    /// that its state fits into registers.
     #[inline(never)]
     pub(super) fn coefficients(&mut self, table: &Table, block: &mut [i16; 64]) -> usize {
         let mut bits = *self;
@@ -332,21 +333,21 @@ impl<'a> Bits<'a> {
         let mut last = 0;
         let mut put = |at: usize, value: i16| block[usize::from(ZIGZAG[at & 127])] = value;
         'block: loop {
-            // Two looks of ten bits leave enough for the longest code and value.
+            // Two lookups of ten bits leave enough for the longest code and value.
             bits.fill_up();
             for _ in 0..3 {
                 let entry = fast[bits.peek(FAST_BITS) as usize];
                 if entry & SINGLE == 0 {
                     let first = last + (entry >> 24 & 31) as usize;
                     if first >= 63 {
-                        // What comes next is of another block.
+                        // The following code belongs to the next block.
                         put(first, (entry >> 48) as i16);
                         bits.skip((entry >> 8 & 63) as u32);
                         last = first;
                         break 'block;
                     }
                     last = first + (entry >> 32 & 31) as usize;
-                    // Without a second value both are at one place.
+                    // Without a second value, both have the same place.
                     put(last, i16::from((entry >> 40) as i8));
                     put(first, (entry >> 48) as i16);
                     bits.skip((entry & 63) as u32);

@@ -1,4 +1,4 @@
-//! The segments of a JPEG file: what they say of the picture, and the tables for its scans.
+//! Reads the segments of a JPEG file: the frame header, the tables, the scan headers.
 
 use super::{
     Refusal,
@@ -6,18 +6,18 @@ use super::{
     idct::ZIGZAG,
 };
 
-/// One of the up to four planes of a picture.
+/// One of up to four components of an image.
 #[derive(Debug, Clone)]
 pub(super) struct Component {
     pub(super) id: u8,
-    /// Columns and rows of blocks in a unit of an interleaved scan.
+    /// The number of blocks across and down in a unit of an interleaved scan.
     pub(super) across: usize,
     pub(super) down: usize,
-    /// Which quantisation table.
+    /// The index of the quantisation table.
     pub(super) table: usize,
 }
 
-/// What the frame header says.
+/// The frame header.
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
     pub(super) progressive: bool,
@@ -27,43 +27,44 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// The largest of the components' `across` and `down`: those of a component in full resolution.
+    /// Returns the largest `across` and `down` of the components, which are those of full
+    /// resolution.
     pub(super) fn most(&self) -> (usize, usize) {
         let most = |of: fn(&Component) -> usize| self.components.iter().map(of).max().unwrap_or(1);
         (most(|component| component.across), most(|component| component.down))
     }
 }
 
-/// One scan: components by their place in the frame, and which part of their coefficients.
+/// A scan header: the components, by index in the frame, and the part of their coefficients.
 #[derive(Debug, Clone)]
 pub(super) struct Scan {
-    /// Component, table for DC, table for AC.
+    /// Component, DC table, AC table.
     pub(super) parts: Vec<(usize, usize, usize)>,
-    /// First and last coefficient.
+    /// The first and last coefficient.
     pub(super) from: usize,
     pub(super) to: usize,
-    /// The bit that comes, and the one that came before (zero for none).
+    /// The bit position of this scan, and that of the previous one (zero for none).
     pub(super) low: u32,
     pub(super) high: u32,
 }
 
-/// How the samples make colours.
+/// The colour space of the samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Colours {
     Grey,
     Rgb,
     YCbCr,
-    /// As Adobe writes it: inverted.
+    /// Inverted, as Adobe writes it.
     Cmyk,
     /// The same, with the first three as YCbCr.
     Ycck,
-    /// Each of the two again, of which the inks are kept and no colours made.
+    /// The same two, but without conversion to RGB.
     InksOfCmyk,
     InksOfYcck,
 }
 
 impl Colours {
-    /// The same, with its inks kept if it has any.
+    /// Returns the variant without conversion to RGB, if this is CMYK.
     pub(super) fn with_inks_kept(self) -> Self {
         match self {
             Self::Cmyk => Self::InksOfCmyk,
@@ -72,35 +73,35 @@ impl Colours {
         }
     }
 
-    /// Whether what comes out is inks.
+    /// Returns whether the result is CMYK.
     pub(super) fn are_inks(self) -> bool {
         matches!(self, Self::InksOfCmyk | Self::InksOfYcck)
     }
 }
 
-/// What stands at the start of a segment that was read.
+/// The kind of a segment.
 pub(super) enum Segment {
     Scan(Scan),
     End,
     Other,
 }
 
-/// What was read of a file so far.
+/// The data read from a file so far.
 pub(super) struct Header<'a> {
     file: &'a [u8],
-    /// The next byte to read.
+    /// The offset of the next byte.
     pub(super) at: usize,
-    /// Where the last segment begins.
+    /// The offset of the current segment.
     pub(super) segment: usize,
     pub(super) frame: Option<Frame>,
     pub(super) quantisation: [Option<[i32; 64]>; 4],
     pub(super) dc: [Option<Table>; 4],
     pub(super) ac: [Option<Table>; 4],
-    /// Units between two restarts; zero for none.
+    /// Number of units between restarts; zero for none.
     pub(super) restart_every: usize,
     jfif: bool,
     adobe_transform: Option<u8>,
-    /// All EXIF segments in one.
+    /// The content of all EXIF segments.
     pub(super) exif: Vec<u8>,
     pub(super) xmp: Option<&'a [u8]>,
 }
@@ -133,10 +134,10 @@ impl<'a> Header<'a> {
         self.frame.as_ref().ok_or(Refusal::Damaged("it has no frame header"))
     }
 
-    /// Reads one segment. After `Scan`, compressed data comes.
+    /// Reads one segment. After `Scan`, the compressed data follows.
     pub(super) fn next_segment(&mut self) -> Result<Segment, Refusal> {
         let file = self.file;
-        // What is no marker is passed over.
+        // Bytes that are not a marker are skipped.
         let marker = loop {
             match file.get(self.at..).unwrap_or_default() {
                 [0xff, 0x00 | 0xff, ..] => self.at += 1,
@@ -223,8 +224,7 @@ impl<'a> Header<'a> {
             return Err(damaged());
         }
         if let [only] = components.as_mut_slice() {
-            // By itself, a component comes block by block, and there is none that it could be
-            // smaller than.
+            // A single component is stored block by block, at full resolution.
             (only.across, only.down) = (1, 1);
         }
         let (width, height) = (u16::from_be_bytes([w0, w1]), u16::from_be_bytes([h0, h1]));
@@ -302,7 +302,7 @@ impl<'a> Header<'a> {
             high: u32::from(bits >> 4),
         };
         if !frame.progressive {
-            // What a sequential scan says here has no meaning.
+            // These fields have no meaning in a sequential scan.
             (scan.from, scan.to, scan.low, scan.high) = (0, 63, 0, 0);
         } else if scan.to > 63
             || scan.from > scan.to
@@ -319,7 +319,7 @@ impl<'a> Header<'a> {
         Ok(scan)
     }
 
-    /// How the samples make colours, guessed as libjpeg guesses.
+    /// Guesses the colour space of the samples like libjpeg.
     pub(super) fn colours(&self) -> Colours {
         let ids: Vec<u8> = self.frame.iter().flat_map(|frame| &frame.components).map(|c| c.id).collect();
         match (ids.as_slice(), self.adobe_transform) {

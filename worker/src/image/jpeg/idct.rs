@@ -1,12 +1,12 @@
-//! From the coefficients of a block to its samples: in full with the arithmetic of libjpeg's
-//! "islow", to the bit, and at a half, a quarter or an eighth of the size. A sample of these is the
-//! mean of the 2 x 2, 4 x 4 or 8 x 8 samples that it stands for, so that what is shrunk afterwards
-//! is what the full picture would be shrunk to.
+//! The inverse DCT: converts the coefficients of a block to samples. At full size it uses the
+//! arithmetic of libjpeg's "islow", bit by bit. At a half, a quarter or an eighth, each sample is
+//! the mean of 2 x 2, 4 x 4 or 8 x 8 full samples, so that a further reduction gives the same
+//! result as one of the full image.
 
 #![expect(clippy::needless_range_loop, reason = "a lane is an index into several arrays at once")]
 
-/// From the order in the file to rows and columns. A damaged block may run past its end: that goes
-/// to the last place.
+/// Maps file order to rows and columns. In a damaged file, indexes past the end map to the last
+/// place.
 pub(super) const ZIGZAG: [u8; 128] = {
     let order = [
         0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13,
@@ -38,8 +38,8 @@ const F2_053: i32 = 16819;
 const F2_562: i32 = 20995;
 const F3_072: i32 = 25172;
 
-/// Writes the samples of a block, `across` x `down` of them, each of which is 8, 4, 2 or 1, to the
-/// plane at `at`, whose rows are `stride` long.
+/// Writes `across` x `down` samples of a block, each 8, 4, 2 or 1, to the plane at offset `at`.
+/// Rows of the plane are `stride` long.
 #[inline(always)]
 pub(super) fn block(
     coefficients: &[i16; 64],
@@ -59,7 +59,7 @@ pub(super) fn block(
         return;
     }
     let plane = &mut plane[at..];
-    // The usual ones by themselves: the compiler keeps all of a block in registers.
+    // Common sizes are constants, so that the compiler keeps the whole block in registers.
     match (across, down) {
         (8, 8) => transform(coefficients, quantisation, 8, 8, plane, stride),
         (8, 4) => transform(coefficients, quantisation, 8, 4, plane, stride),
@@ -70,7 +70,7 @@ pub(super) fn block(
     }
 }
 
-/// The same where there is more than one coefficient.
+/// The same for more than one coefficient.
 #[inline(always)]
 fn transform(
     coefficients: &[i16; 64],
@@ -149,7 +149,7 @@ fn transpose(lanes: &mut [Lanes; 8]) {
 }
 
 /// Eight transforms of eight numbers, one in each lane (Loeffler, Ligtenberg and Moschytz 1989).
-/// Damaged files may overflow, which does no harm.
+/// Overflow in damaged files is harmless.
 #[inline(always)]
 fn eight<const SHIFT: i32>(v: &mut [Lanes; 8]) {
     for i in 0..8 {
@@ -182,9 +182,9 @@ fn eight<const SHIFT: i32>(v: &mut [Lanes; 8]) {
     }
 }
 
-/// The means of neighbours of what `eight` gives. With a = k pi / 16, the mean of two neighbours
-/// scales the k-th coefficient by cos(a), and what is left is a transform of four numbers, in which
-/// 5, 6, 7 fall on 3, 2, 1 and 4 on nothing.
+/// The means of adjacent pairs of the output of `eight`. With a = k pi / 16, the mean of a pair
+/// scales the k-th coefficient by cos(a). The result is a transform of four numbers, in which 5, 6,
+/// 7 fold onto 3, 2, 1, and 4 vanishes.
 #[inline(always)]
 fn four<const SHIFT: i32>(v: &mut [Lanes; 8]) {
     // 2^13 sqrt(2) cos(k pi / 16) times the cosine of its place among the four.
@@ -217,8 +217,8 @@ fn four<const SHIFT: i32>(v: &mut [Lanes; 8]) {
     }
 }
 
-/// The means of four neighbours, in the same way: only the odd coefficients tell the two halves
-/// apart.
+/// The means of four neighbours, in the same way: only the odd coefficients distinguish the two
+/// halves.
 #[inline(always)]
 fn two<const SHIFT: i32>(v: &mut [Lanes; 8]) {
     // 2^13 sqrt(2) cos(k pi / 16) cos(k pi / 8) cos(k pi / 4).

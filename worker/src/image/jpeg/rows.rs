@@ -1,5 +1,5 @@
-//! From planes of components to rows of pixels: smaller components are enlarged and colours
-//! converted, both as libjpeg does it, to the bit.
+//! Converts planes of components to rows of pixels: upsampling and colour conversion, both as in
+//! libjpeg, bit by bit.
 
 use std::ops::Range;
 
@@ -10,36 +10,36 @@ use super::{
     idct,
 };
 
-/// The samples of one component, as many rows of it as are needed at a time.
+/// The samples of one component, with as many rows as are needed at a time.
 #[derive(Debug)]
 pub(super) struct Plane {
-    /// Columns that are kept, and rows that count. Of both there are more, to whole blocks.
+    /// The number of kept columns and of valid rows, without the padding to whole blocks.
     width: usize,
     height: usize,
-    /// Columns and rows of samples in a block: each is 8, 4, 2 or 1.
+    /// The number of samples across and down in a block: 8, 4, 2 or 1 each.
     block: (usize, usize),
-    /// Columns and rows of blocks that are kept.
+    /// The columns and rows of kept blocks.
     pub(super) kept: (Range<usize>, Range<usize>),
-    /// How many columns and rows of pixels a sample covers.
+    /// The number of pixels that a sample covers, across and down.
     factors: (usize, usize),
-    /// Enlarged samples lie between two of them, and are not copies.
+    /// Whether upsampling interpolates instead of copying.
     smooth: bool,
-    /// See [`blur`]: how much across and down, zero for not at all.
+    /// The weights for [`blur`], across and down; zero for none.
     blur: (u32, u32),
-    /// Pixels between the first one that is kept and the first one that is wanted.
+    /// The number of pixels before the first wanted one.
     skip: usize,
     stride: usize,
-    /// Row `y` is kept at `y % rows`, a power of two.
+    /// Row `y` is stored at `y % rows`, a power of two.
     rows: usize,
     samples: Vec<u8>,
-    /// One enlarged row, and one of sums.
+    /// One upsampled row, and one row of sums.
     enlarged: Vec<u8>,
     sums: Vec<u16>,
 }
 
 impl Plane {
-    /// The plane of a component, of which a window of a picture is wanted whose blocks have `size`
-    /// samples on each side.
+    /// Creates the plane of a component for a window of the image, with blocks of `size` pixels on
+    /// each side.
     pub(super) fn new(
         frame: &Frame,
         component: &Component,
@@ -48,7 +48,7 @@ impl Plane {
     ) -> Result<Self, Refusal> {
         let most = frame.most();
         let ratio = (most.0 / component.across, most.1 / component.down);
-        // A component of fewer samples need not be made as much smaller as the picture.
+        // A subsampled component needs less reduction than the image.
         let side = |ratio: usize| {
             let fits = |block: &usize| *block <= size * ratio && (size * ratio).is_multiple_of(*block);
             [8, 4, 2].into_iter().find(fits).unwrap_or(1)
@@ -59,9 +59,9 @@ impl Plane {
             |side: usize, own: usize, most: usize, block: usize| (side * own * block).div_ceil(most * 8);
         let width = length(frame.width, component.across, most.0, block.0);
         let height = length(frame.height, component.down, most.1, block.1);
-        // The row of units that is read, the one that is written, and the one before that.
+        // The row of units being read, the one being written, and the one before.
         let rows = 3 * component.down * block.1;
-        // As libjpeg has it.
+        // The condition of libjpeg.
         let is_smooth = matches!(ratio, (2, 1) | (2, 2)) && frame.width.div_ceil(2) > 2 || ratio == (1, 2);
         let fraction = 8 / size as u32;
         let blurred = |ratio: usize, factor: usize| {
@@ -69,7 +69,7 @@ impl Plane {
         };
         let blur = (blurred(ratio.0, factors.0), blurred(ratio.1, factors.1));
 
-        // Between two samples, both count.
+        // Interpolation needs the samples on both sides.
         let blocks = |pixels: &Range<u32>, factor: usize, samples: usize, block: usize| {
             let first = (pixels.start as usize / factor).saturating_sub(1);
             let last = (pixels.end as usize).saturating_sub(1) / factor + 2;
@@ -99,13 +99,13 @@ impl Plane {
         })
     }
 
-    /// Whether the block at this place is wanted.
+    /// Returns whether the block at this place is wanted.
     #[inline(always)]
     pub(super) fn keeps(&self, column: usize, row: usize) -> bool {
         self.kept.0.contains(&column) && self.kept.1.contains(&row)
     }
 
-    /// Puts a block that is wanted in its place.
+    /// Stores a wanted block.
     #[inline(always)]
     pub(super) fn put(
         &mut self,
@@ -127,7 +127,7 @@ impl Plane {
         &self.samples[y * self.stride..][..self.width]
     }
 
-    /// Makes row `y` of the picture ready for `ready`.
+    /// Prepares row `y` of the image for `ready`.
     #[inline(always)]
     fn enlarge(&mut self, y: usize) {
         let (fx, fy) = self.factors;
@@ -139,7 +139,7 @@ impl Plane {
         enlarged.resize(self.width * fx, 0);
         let own = y / fy;
         let near = self.row(own);
-        // The other row that the pixels of this one are near to.
+        // The other row near the pixels of this one.
         let other = self.row(if y.is_multiple_of(fy) { own.saturating_sub(1) } else { own + 1 });
         match (fx, fy) {
             (2, 1) if self.smooth => twice(near, &mut enlarged),
@@ -176,9 +176,9 @@ impl Plane {
     }
 }
 
-/// In full, colours with fewer samples are enlarged, and so blurred. At a fraction of the size,
-/// where nothing is enlarged, they are blurred as much: each neighbour, across and down, weighs one
-/// of this number of parts (zero for not at all).
+/// Blurs a component. At full size, upsampling blurs subsampled colours. At a fraction of the size
+/// nothing is upsampled, so this applies the same blur: each neighbour has a weight of one in this
+/// number of parts, across and down (zero for none).
 #[inline(always)]
 fn blur((across, down): (u32, u32), [above, row, below]: [&[u8]; 3], sums: &mut Vec<u16>, out: &mut [u8]) {
     sums.clear();
@@ -209,8 +209,8 @@ fn blur((across, down): (u32, u32), [above, row, below]: [&[u8]; 3], sums: &mut 
     }
 }
 
-/// Each sample becomes two, at a quarter and three quarters between its neighbours; the halves are
-/// rounded by turns.
+/// Upsamples a row to two pixels per sample, with weights of 3/4 and 1/4; the rounding of halves
+/// alternates.
 #[inline(always)]
 fn twice(row: &[u8], out: &mut [u8]) {
     let last = row.len() - 1;
@@ -224,7 +224,7 @@ fn twice(row: &[u8], out: &mut [u8]) {
     (out[0], out[2 * last + 1]) = (row[0], row[last]);
 }
 
-/// The same of rows that were weighted by three and one.
+/// The same for rows of sums with weights three and one.
 #[inline(always)]
 fn twice_of_sums(row: &[u16], out: &mut [u8]) {
     let last = row.len() - 1;
@@ -237,7 +237,7 @@ fn twice_of_sums(row: &[u16], out: &mut [u8]) {
     out[2 * last + 1] = ((row[last] * 4 + 7) >> 4) as u8;
 }
 
-/// Writes what is wanted of row `y` of the picture: one sample a pixel where it is grey, else four.
+/// Writes the wanted part of row `y`: one sample per pixel if grey, else four.
 #[inline(always)]
 pub(super) fn write(planes: &mut [Plane], colours: Colours, y: usize, out: &mut [u8]) {
     for plane in planes.iter_mut() {
@@ -261,14 +261,14 @@ pub(super) fn write(planes: &mut [Plane], colours: Colours, y: usize, out: &mut 
             let (luma, blue, red) = (luma.ready(y), blue.ready(y), red.ready(y));
             for (((out, luma), blue), red) in out.iter_mut().zip(luma).zip(blue).zip(red) {
                 let [r, g, b] = rgb(*luma, *blue, *red);
-                // As one number, eight of which are made at a time.
+                // As one number, so that eight pixels are computed at a time.
                 *out = (r as u32 | (g as u32) << 8 | (b as u32) << 16 | 255 << 24).to_le_bytes();
             }
         }
         (Colours::Cmyk | Colours::Ycck | Colours::InksOfCmyk | Colours::InksOfYcck, [c, m, y_, k]) => {
             let (c, m, y_, k) = (c.ready(y), m.ready(y), y_.ready(y), k.ready(y));
             for ((((out, c), m), y_), k) in out.iter_mut().zip(c).zip(m).zip(y_).zip(k) {
-                // How much of each ink there is not, as Adobe writes it.
+                // Adobe stores inverted amounts of ink.
                 let ink = if matches!(colours, Colours::Ycck | Colours::InksOfYcck) {
                     rgb(*c, *m, *y_)
                 } else {
@@ -290,7 +290,7 @@ pub(super) fn write(planes: &mut [Plane], colours: Colours, y: usize, out: &mut 
     }
 }
 
-/// ITU-R BT.601 with the full range, in 16 bits after the point: from 0 to 255.
+/// Full-range ITU-R BT.601, in 16-bit fixed point; returns values of 0 to 255.
 #[inline(always)]
 fn rgb(luma: u8, blue: u8, red: u8) -> [i32; 3] {
     let (luma, blue, red) = (i32::from(luma), i32::from(blue) - 128, i32::from(red) - 128);

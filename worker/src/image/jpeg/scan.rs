@@ -1,4 +1,4 @@
-//! The scans of a picture, one row of units at a time.
+//! Reads the scans of an image, one row of units at a time.
 
 use super::{
     Refusal,
@@ -7,21 +7,22 @@ use super::{
     idct::ZIGZAG,
 };
 
-/// One block: coefficients by rows, not yet multiplied.
+/// The coefficients of a block by row, before multiplication by the quantisation table.
 pub(super) type Block = [i16; 64];
 
-/// The blocks of a component whose coefficients come in several scans, or before others.
+/// The blocks of a component whose coefficients are spread over several scans, or come before those
+/// of others.
 #[derive(Debug)]
 pub(super) struct Kept {
-    /// Blocks in a row.
+    /// The number of blocks in a row.
     pub(super) across: usize,
     pub(super) blocks: Vec<Block>,
 }
 
-/// Where the blocks of a row of units go. A trait and no closure: those are not sure to be inlined.
+/// Receives the blocks of a row of units. A trait, because closures may not be inlined.
 pub(super) trait Destination {
-    /// Reads the next block, which is of part `index` of the scan, at this column and row among the
-    /// blocks of its component in this row of units.
+    /// Reads the next block, of part `index` of the scan, at this column and row among the blocks
+    /// of its component in this row of units.
     fn read(&mut self, reader: &mut Reader, index: usize, column: usize, row: usize);
 }
 
@@ -45,13 +46,13 @@ pub(super) struct Reader<'a, 'h> {
     /// Units until the next restart.
     until_restart: usize,
     next_restart: u8,
-    /// There is nothing to read until the next restart: blocks stay as they are.
+    /// Whether there is no data until the next restart; blocks stay as they are.
     starved: bool,
-    /// The last DC of each component.
+    /// The last DC value of each component.
     last_dc: [i32; 4],
-    /// Blocks left of a run of empty ones.
+    /// The remaining blocks of a run of empty ones.
     empty_run: u32,
-    /// Columns and rows of units.
+    /// The number of units across and down.
     pub(super) units: (usize, usize),
 }
 
@@ -73,7 +74,7 @@ impl<'a, 'h> Reader<'a, 'h> {
             if (needs_dc && dc.is_none()) || (needs_ac && ac.is_none()) {
                 return Err(no_table());
             }
-            // A component by itself comes block by block.
+            // A component on its own is stored block by block.
             let Frame { components, .. } = frame;
             let (across, down) = match scan.parts.len() {
                 1 => (1, 1),
@@ -102,17 +103,17 @@ impl<'a, 'h> Reader<'a, 'h> {
         })
     }
 
-    /// Where the scan ended.
+    /// Returns the offset of the end of the scan.
     pub(super) fn position(&self) -> usize {
         self.bits.position()
     }
 
-    /// The file ended before the scan did.
+    /// Returns whether the file ended before the scan.
     pub(super) fn is_cut_short(&self) -> bool {
         (self.starved || self.bits.is_short()) && self.bits.at_end_of_file()
     }
 
-    /// The data ended before the scan did, and not at a segment that may be there.
+    /// Returns whether the data ended before the scan, and not at a valid segment.
     pub(super) fn is_broken_off(&self) -> bool {
         let next = self.file.get(self.position()..).unwrap_or_default();
         let is_strange = matches!(
@@ -144,7 +145,7 @@ impl<'a, 'h> Reader<'a, 'h> {
         }
     }
 
-    /// Reads a block, and says where its last coefficient is, in the order of the file.
+    /// Reads a block and returns the index of its last coefficient, in file order.
     #[inline(always)]
     pub(super) fn read_block(&mut self, index: usize, block: &mut Block) -> usize {
         if self.starved {
@@ -184,7 +185,7 @@ impl<'a, 'h> Reader<'a, 'h> {
         self.bits.coefficients(table, block)
     }
 
-    /// Reads a block of a picture that is all in one scan, and forgets it.
+    /// Skips a block of an image in a single scan.
     #[inline(always)]
     pub(super) fn pass_block(&mut self, index: usize) {
         if self.starved {
@@ -237,7 +238,7 @@ impl<'a, 'h> Reader<'a, 'h> {
                     self.empty_run = (1 << run) + self.bits.bits(run as u32);
                     break;
                 }
-                // Passes `run` zeros; what is there already gets its next bit.
+                // Skips `run` zeros; coefficients that are already nonzero get their next bit.
                 while at <= self.scan.to {
                     let place = usize::from(ZIGZAG[at]);
                     if block[place] != 0 {
@@ -249,7 +250,7 @@ impl<'a, 'h> Reader<'a, 'h> {
                     }
                     at += 1;
                 }
-                // In a damaged file this may be beyond the band; libjpeg does not look.
+                // In a damaged file this may be beyond the band; libjpeg does not check either.
                 if new != 0 {
                     block[usize::from(ZIGZAG[at & 127])] = new;
                 }
@@ -274,9 +275,9 @@ impl<'a, 'h> Reader<'a, 'h> {
         }
     }
 
-    /// Finds the next restart marker. A wrong one is handled as libjpeg does
-    /// (`jpeg_resync_to_restart`): one that is a little ahead means that data was lost, and it is
-    /// kept; an older or strange one is passed over.
+    /// Finds the next restart marker. A wrong one is handled as in libjpeg
+    /// (`jpeg_resync_to_restart`): if it is slightly ahead, data was lost, and it is kept; an older
+    /// or unknown one is skipped.
     #[cold]
     fn restart(&mut self) {
         let mut at = self.bits.position();
@@ -297,7 +298,7 @@ impl<'a, 'h> Reader<'a, 'h> {
                     at += 2;
                     continue;
                 }
-                // Below the first marker of a frame there is nothing that has a meaning here.
+                // Markers below the first frame marker have no meaning here.
                 ..0xc0 => {
                     at += 2;
                     continue;
@@ -311,7 +312,7 @@ impl<'a, 'h> Reader<'a, 'h> {
         self.last_dc = [0; 4];
         self.empty_run = 0;
         self.bits.restart(at);
-        // Where there is none, what comes first is read from zeros.
+        // Without a marker, the following blocks are read as zeros.
         self.starved &= !found;
     }
 }

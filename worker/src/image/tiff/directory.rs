@@ -1,9 +1,9 @@
-//! What the first directory of a TIFF file says of its pixels, read before any decoder, and the
-//! file as the `tiff` crate (0.11.3) can read it.
+//! Reads the first directory of a TIFF file before any decoder, and rewrites the file so that the
+//! `tiff` crate (0.11.3) can read it.
 
 use std::borrow::Cow;
 
-/// What the tag that says how numbers make colours has.
+/// Values of the photometric interpretation.
 pub(super) const WHITE_IS_ZERO: u64 = 0;
 pub(super) const BLACK_IS_ZERO: u64 = 1;
 pub(super) const RGB: u64 = 2;
@@ -18,17 +18,18 @@ const FILL_ORDER: u64 = 266;
 const ORIENTATION: u64 = 274;
 const PREDICTOR: u64 = 317;
 const EXTRA: u64 = 338;
-/// A tag that nobody reads.
+/// A tag that no reader knows.
 const UNKNOWN: u64 = 65000;
 const SAMPLES: u64 = 277;
 const PLANES: u64 = 284;
-/// Where strips and tiles begin and how long they are.
+/// The tags with offsets and lengths of strips and of tiles.
 const PARTS: [(u64, u64); 2] = [(273, 279), (324, 325)];
 
-/// LZW and two names of deflate: what libtiff knows a predictor for, of what is read here.
+/// LZW and two codes of deflate: of the supported compressions, those with which libtiff allows a
+/// predictor.
 const PREDICTED: [u64; 3] = [5, 8, 32946];
 
-/// Old and new JPEG, whose bits have an order of their own.
+/// Old and new JPEG, to which the fill order does not apply.
 const JPEGS: [u64; 2] = [6, 7];
 
 /// The first directory of a file.
@@ -36,15 +37,15 @@ pub(super) struct Directory<'f> {
     file: &'f [u8],
     is_little: bool,
     is_big: bool,
-    /// Where its entries begin.
+    /// The offsets of the entries.
     entries: Vec<usize>,
 }
 
 impl<'f> Directory<'f> {
-    /// An empty one where there is none.
+    /// Reads the directory; it is empty if there is none.
     pub(super) fn read(file: &'f [u8]) -> Self {
         let mut read = Self { file, is_little: file.starts_with(b"II"), is_big: false, entries: Vec::new() };
-        // The larger kind has a wider everything.
+        // BigTIFF has wider fields.
         read.is_big = read.number(2, 2) == Some(43);
         let (start, width, count, each) = if read.is_big { (8, 8, 8, 20) } else { (4, 4, 2, 12) };
         let directory = read.number(start, width).and_then(|at| usize::try_from(at).ok());
@@ -62,12 +63,12 @@ impl<'f> Directory<'f> {
         Some(if self.is_little { bytes.rev().fold(0, add) } else { bytes.fold(0, add) })
     }
 
-    /// Where the entry of a tag is.
+    /// Returns the offset of a tag's entry.
     fn entry(&self, tag: u64) -> Option<usize> {
         self.entries.iter().copied().find(|at| self.number(*at, 2) == Some(tag))
     }
 
-    /// Where the numbers of a tag are: their place, the length of each, and how many they are.
+    /// Returns the offset of a tag's numbers, the length of each, and their count.
     fn place(&self, tag: u64) -> Option<(usize, usize, usize)> {
         let at = self.entry(tag)?;
         let length = match self.number(at + 2, 2)? {
@@ -85,7 +86,7 @@ impl<'f> Directory<'f> {
         Some((usize::try_from(self.number(at + value, room)?).ok()?, length, count))
     }
 
-    /// The numbers of a tag, as far as they are within the file.
+    /// Returns the numbers of a tag, as far as they are within the file.
     pub(super) fn numbers(&self, tag: u64) -> impl Iterator<Item = u64> {
         let (at, length, count) = self.place(tag).unwrap_or((0, 1, 0));
         (0..count).map_while(move |index| self.number(at.checked_add(index * length)?, length))
@@ -95,7 +96,7 @@ impl<'f> Directory<'f> {
         self.numbers(tag).next().unwrap_or(usual)
     }
 
-    /// How numbers make colours.
+    /// Returns the photometric interpretation.
     pub(super) fn meaning(&self) -> u64 {
         self.first(PHOTOMETRIC, BLACK_IS_ZERO)
     }
@@ -104,33 +105,33 @@ impl<'f> Directory<'f> {
         self.first(COMPRESSION, 1)
     }
 
-    /// Bits of each number.
+    /// Returns the number of bits per sample.
     pub(super) fn bits(&self) -> u64 {
         self.first(BITS, 1)
     }
 
-    /// Numbers of a pixel; not none.
+    /// Returns the number of samples per pixel, at least 1.
     pub(super) fn samples(&self) -> u64 {
         self.first(SAMPLES, 1).clamp(1, 65535)
     }
 
-    /// Whether the colours of a picture are apart from each other.
+    /// Returns whether each sample of the pixels is stored in its own plane.
     pub(super) fn is_in_planes(&self) -> bool {
         self.first(PLANES, 1) == 2
     }
 
-    /// What the numbers beside those of the colours are: 1 for an alpha that the colours were
-    /// multiplied with, 2 for one that they were not, 0 for anything else.
+    /// Returns the meaning of an additional sample: 1 for alpha by which the colours were
+    /// multiplied, 2 for other alpha, 0 for anything else.
     pub(super) fn extra(&self) -> Option<u64> {
         self.numbers(EXTRA).next()
     }
 
-    /// How the picture must be turned.
+    /// Returns the orientation.
     pub(super) fn orientation(&self) -> Option<u32> {
         Some(u32::try_from(self.numbers(ORIENTATION).next()?).unwrap_or(0))
     }
 
-    /// The bytes of strips or tiles, in their order, as far as they are within the file.
+    /// Returns the byte ranges of strips or tiles, in order, as far as they are within the file.
     pub(super) fn parts(&self) -> Vec<std::ops::Range<usize>> {
         let (starts, lengths) =
             PARTS.into_iter().find(|(starts, _)| self.place(*starts).is_some()).unwrap_or(PARTS[0]);
@@ -142,8 +143,7 @@ impl<'f> Directory<'f> {
         self.numbers(starts).zip(self.numbers(lengths)).map_while(part).collect()
     }
 
-    /// What the picture is made of that is not read, in words, with the place of the tag that says
-    /// so.
+    /// Describes an unsupported property of the image, with the offset of its tag.
     pub(super) fn unsupported(&self) -> Option<String> {
         const SAMPLE_FORMAT: u64 = 339;
         let compression = match self.compression() {
@@ -162,7 +162,7 @@ impl<'f> Directory<'f> {
             (_, _, YCBCR) if self.compression() != 7 => {
                 (PHOTOMETRIC, "has YCbCr colours outside of JPEG".to_owned())
             }
-            // Where each pixel has two, `tiff` takes others for them.
+            // With two components per pixel, `tiff` would read the wrong ones.
             _ if self.compression() == 7 && !self.is_in_planes() && !matches!(self.samples(), 1 | 3 | 4) => {
                 (SAMPLES, format!("has JPEGs of {} components", self.samples()))
             }
@@ -174,11 +174,11 @@ impl<'f> Directory<'f> {
         Some(format!("{what}{at}"))
     }
 
-    /// The file with the highest bit of each byte first, which is how `tiff` takes it.
+    /// Returns the file with the most significant bit of each byte first, as `tiff` expects it.
     pub(super) fn in_order(&self) -> Cow<'f, [u8]> {
         let mut copy = Cow::Borrowed(self.file);
         let parts = self.parts();
-        // Parts that overlap are damage, and could make this take long.
+        // Overlapping parts are damage, and could make this slow.
         let is_whole = || parts.iter().map(ExactSizeIterator::len).sum::<usize>() <= self.file.len();
         if self.first(FILL_ORDER, 1) == 2 && !JPEGS.contains(&self.compression()) && is_whole() {
             let bytes = copy.to_mut();
@@ -189,8 +189,8 @@ impl<'f> Directory<'f> {
         copy
     }
 
-    /// The file as the `tiff` crate reads it right: the numbers as they are, without a predictor
-    /// where libtiff has none, without further pictures, and of one plane only if wished.
+    /// Returns the file in a form that the `tiff` crate reads correctly: plain numbers, no
+    /// predictor where libtiff has none, no further images, and optionally only one plane.
     pub(super) fn as_numbers<'a>(&self, file: &'a [u8], plane: Option<usize>) -> Cow<'a, [u8]> {
         let mut copy = Cow::Borrowed(file);
         if matches!(self.meaning(), WHITE_IS_ZERO | RGB | PALETTE | INKS) {
@@ -228,14 +228,14 @@ impl<'f> Directory<'f> {
         }
     }
 
-    /// Makes another number of the first one of a tag.
+    /// Replaces the first number of a tag.
     fn set(&self, copy: &mut [u8], tag: u64, number: u64) {
         if let Some((at, length, _)) = self.place(tag) {
             self.write(copy, at, length, number);
         }
     }
 
-    /// Leaves a tag only this number of its numbers, from `first`.
+    /// Reduces a tag to `count` of its numbers, starting at `first`.
     fn narrow(&self, copy: &mut [u8], tag: u64, first: usize, count: usize) {
         let (Some(entry), Some((at, length, _))) = (self.entry(tag), self.place(tag)) else { return };
         let (value, room) = if self.is_big { (12, 8) } else { (8, 4) };

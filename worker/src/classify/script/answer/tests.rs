@@ -227,7 +227,10 @@ fn the_summary_of_skipped_lines_is_bounded() {
     (0..1000).for_each(|n| skipped.noise(&format!("{n} {}", "x".repeat(10_000))));
     skipped.stray();
     let summary = skipped.summary();
-    assert!(summary.contains("other images") && summary.contains("\"999 x") && summary.len() < 2000, "{summary}");
+    assert!(
+        summary.contains("other images") && summary.contains("\"999 x") && summary.len() < 2000,
+        "{summary}"
+    );
 }
 
 proptest! {

@@ -1,6 +1,5 @@
-//! `eirs bench`: measures this machine. Every figure comes from the real executables, with the load
-//! generator beside them, and from one run, so that ratios hold however busy the machine is
-//! otherwise.
+//! `eirs bench`: measures this machine with the real executables and the load generator. All
+//! figures come from one run, so that ratios hold on a busy machine.
 
 mod board;
 mod cases;
@@ -25,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::{board::Board, cases::Bench};
 use crate::{Exit, Global, Stop, show};
 
-/// What can be measured, in this order.
+/// The parts, in order of execution.
 const PARTS: [&str; 17] = [
     "bare",
     "noop",
@@ -45,7 +44,7 @@ const PARTS: [&str; 17] = [
     "simulate",
     "endurance",
 ];
-/// These take so long that they are measured only where they are named.
+/// Parts that take so long that they only run if they are named.
 const LONG: [&str; 1] = ["endurance"];
 
 /// Measure this machine, and print tables
@@ -89,8 +88,8 @@ impl BenchCommand {
         let images = images::read_folder(&self.image_folder, Some(1000))?.images;
         let mut board = Board::new(self.json);
         let mut bench = Bench::new(model, images, if self.quick { 10 } else { 1 })?;
-        // What was measured before an error or a signal is shown, too; the services of a part that
-        // is dropped are ended with it, and `bench` deletes their folders.
+        // Results from before an error or a signal are shown, too. Dropping a part ends its
+        // services, and `bench` deletes their folders.
         let stop = CancellationToken::new();
         show::stop_on_signal(stop.clone());
         let measuring = stop.run_until_cancelled(self.measure(&mut bench, &mut board)).await;

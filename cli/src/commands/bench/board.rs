@@ -1,4 +1,4 @@
-//! The results: tables as they come, and all of them as JSON.
+//! The results: printed as tables while the measurement runs, and as JSON.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::show;
 
-/// Everything that was measured.
+/// All results.
 #[derive(Debug, Serialize)]
 pub(super) struct Board {
     cores: usize,
@@ -28,12 +28,12 @@ struct Row {
     what: String,
     value: f64,
     unit: &'static str,
-    /// What it should be, as `>= 3000`; empty where nothing is asked.
+    /// The target, such as `>= 3000`; empty if there is none.
     bar: String,
     met: Option<bool>,
 }
 
-/// What a figure should be.
+/// The target of a figure.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Bar {
     None,
@@ -46,7 +46,7 @@ impl Board {
         Self { cores: std::thread::available_parallelism().map_or(0, usize::from), tables: Vec::new(), json }
     }
 
-    /// Begins a table; the one before is complete and shown.
+    /// Starts a table, and prints the previous one.
     pub(super) fn table(&mut self, title: impl Into<String>) {
         self.show_last();
         self.tables.push(Table { title: title.into(), rows: Vec::new() });
@@ -99,12 +99,13 @@ impl Board {
     }
 }
 
-/// What could not be measured (NaN) has neither met nor missed anything.
+/// Returns `None` for a value that could not be measured (NaN), which neither meets nor misses a
+/// target.
 fn known(value: f64) -> Option<f64> {
     Some(value).filter(|value| !value.is_nan())
 }
 
-/// Three figures that matter.
+/// Formats a number with three significant digits.
 fn number(value: f64) -> String {
     match value.abs() {
         v if v.is_nan() => "-".to_owned(),

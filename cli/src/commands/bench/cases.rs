@@ -1,4 +1,4 @@
-//! What is measured, part by part.
+//! The parts of the benchmark.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,10 +20,10 @@ use super::{
     yardstick,
 };
 
-/// What is uploaded where nobody looks at it.
+/// Size of uploads that are not classified, in bytes.
 const UPLOAD_BYTES: usize = 50_000;
 
-/// A worker that has nothing to do goes at once, so that the next upload finds none.
+/// A policy that stops an idle worker at once, so that the next upload finds none.
 const QUICK_TO_GO: &str = "
 [pool]
 max = 1
@@ -36,14 +36,14 @@ idle = \"0s\"
 window = \"0s\"
 ";
 
-/// What the parts share.
+/// The state shared by the parts.
 pub(super) struct Bench {
     pub(super) model: Model,
     images: Vec<ImageFile>,
-    /// The work is divided by this.
+    /// The amount of work is divided by this.
     pub(super) less: u64,
     pub(super) threads: usize,
-    /// Everything is below this one, and deleted at the end.
+    /// The parent of all folders, deleted at the end.
     root: tempfile::TempDir,
 }
 
@@ -51,9 +51,9 @@ impl Bench {
     pub(super) fn new(model: Model, images: Vec<ImageFile>, less: u64) -> anyhow::Result<Self> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(2);
         let root = tempfile::Builder::new().prefix("eirs-bench-").tempdir()?;
-        // Five minutes long ext4 passes over each inode that was freed, one at a time: beside many
-        // deleted files a new one costs a millisecond. The flag has it lay the folders far apart,
-        // each where nothing was deleted lately.
+        // For five minutes after a file is deleted, ext4 skips its inode, checking one at a time,
+        // so a new file among many deleted ones takes a millisecond longer. This flag makes ext4
+        // spread the folders, so that each is at a place without recent deletions.
         let _other_file_system =
             std::fs::File::open(root.path()).map(|folder| ioctl_setflags(folder, IFlags::TOPDIR));
         Ok(Self { model, images, less, threads, root })
@@ -78,13 +78,13 @@ impl Bench {
         measured.with_context(|| format!("measuring `{part}`"))
     }
 
-    /// A new folder, for a service.
+    /// Creates a new folder for a service.
     pub(super) fn folder(&self) -> anyhow::Result<PathBuf> {
-        // The name of the token is drawn, and ext4 chooses the place by the name.
+        // The name is random, and ext4 chooses the place by the name.
         Ok(tempfile::tempdir_in(&self.root)?.keep())
     }
 
-    /// How large the images are.
+    /// Returns the mean size of the images, in bytes.
     pub(super) async fn mean_bytes(&self) -> anyhow::Result<usize> {
         let mut bytes = 0;
         for image in &self.images {
@@ -103,13 +103,14 @@ impl Bench {
         tokio::task::spawn_blocking(move || bare_loop(&model, &files, threads, rounds)).await?
     }
 
-    /// How many images take a few seconds.
+    /// Returns a number of images that takes a few seconds.
     pub(super) async fn some_seconds(&self, model: &Model) -> anyhow::Result<u64> {
         let pilot = self.bare(model, self.threads, 20).await?;
         Ok(((6.0 * pilot.per_second) as u64 / self.less).clamp(40, 20_000))
     }
 
-    /// The yardstick, and how much of it the service delivers: bare, served, bare again.
+    /// Measures the plain loop, and the share of its speed that the service reaches: plain, served,
+    /// plain again.
     async fn bare_and_served(&mut self, board: &mut Board) -> anyhow::Result<()> {
         let engine = classify::load(&self.model)?.engine().to_owned();
         let threads = self.threads;
@@ -158,7 +159,7 @@ impl Bench {
         yardstick::python_loop(model, folder.path(), self.threads, rounds).await
     }
 
-    /// Copies the images that are measured with.
+    /// Copies the images of the benchmark.
     pub(super) async fn write_images(&self, folder: &Path) -> anyhow::Result<()> {
         for image in &self.images {
             std::fs::write(folder.join(image.name.replace('/', "_")), image.bytes().await?)?;
@@ -170,7 +171,7 @@ impl Bench {
         self.load_to(&service.url, requests, concurrency).await
     }
 
-    /// The images, each time different ones, to any service.
+    /// Uploads the images, made unique, to any service.
     pub(super) async fn load_to(
         &self,
         url: &Url,
@@ -186,7 +187,7 @@ impl Bench {
         complete(eirs_load::run(options, Arc::new(())).await?)
     }
 
-    /// The service itself: uploads of 50 KB that are all different, through the durable queue, to a
+    /// Measures the service itself: unique uploads of 50 KB through the durable queue, with a
     /// classifier that does nothing.
     async fn noop(&mut self, board: &mut Board) -> anyhow::Result<()> {
         board.table("Nothing to classify: 50 KB uploads through the durable queue, 32 connections");
@@ -223,7 +224,7 @@ impl Bench {
         service.stop().await
     }
 
-    /// From no worker at all.
+    /// Measures the start from zero workers.
     async fn cold(&mut self, board: &mut Board) -> anyhow::Result<()> {
         board.table("From zero workers");
         let mut firsts = Vec::new();
@@ -247,8 +248,8 @@ impl Bench {
         service.stop().await
     }
 
-    /// From an upload after a quiet time to the process of a worker, with the usual tick, which is
-    /// too rare to help.
+    /// Measures the time from an upload after a quiet period to the start of a worker process, with
+    /// the default tick, which is too long to help.
     async fn doorbell(&mut self, board: &mut Board) -> anyhow::Result<()> {
         board.table("The doorbell: from the first upload after a quiet time to the worker's process");
         let folder = self.folder()?;
@@ -260,7 +261,7 @@ impl Bench {
         };
         let mut times = Vec::new();
         for _ in 0..20 / self.less.min(5) {
-            // Longer than web's idea of a quiet time.
+            // Longer than the quiet period of web.
             sleep(Duration::from_millis(2500)).await;
             let start = Instant::now();
             let uploaded = upload(&service, 1, 1, 2000, true);
@@ -325,8 +326,8 @@ impl Bench {
         service.stop().await
     }
 
-    /// Whether the queue becomes slower as it becomes longer: a feeder keeps it at a length while a
-    /// worker takes from it.
+    /// Measures whether the queue becomes slower as it grows: a feeder keeps the length constant
+    /// while a worker takes jobs.
     async fn growth(&mut self, board: &mut Board) -> anyhow::Result<()> {
         board.table("Growth: jobs done at a backlog");
         let mut rates = Vec::new();
@@ -356,7 +357,7 @@ impl Bench {
     }
 }
 
-/// Uploads that are large enough, and only that.
+/// Uploads random bytes of the given size.
 pub(super) async fn upload(
     service: &Service,
     requests: u64,
@@ -375,7 +376,7 @@ pub(super) async fn upload_to(
     bytes: usize,
     unique: bool,
 ) -> anyhow::Result<Report> {
-    // A bitmap's head, and noise that no transport could compress.
+    // The header of a bitmap, and noise that cannot be compressed.
     let mut body = b"BM".to_vec();
     let mut noise = 0x9e37_79b9_u32;
     let next = || {
@@ -396,7 +397,7 @@ pub(super) async fn upload_to(
     complete(eirs_load::run(options, Arc::new(())).await?)
 }
 
-/// A figure of a run in which something failed is no figure.
+/// Refuses a run with failures, whose figures mean nothing.
 fn complete(report: Report) -> anyhow::Result<Report> {
     if report.failed > 0 || report.stopped.is_some() {
         bail!("{} of {} uploads failed: {:?}", report.failed, report.images, report.failures);

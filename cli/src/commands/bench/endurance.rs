@@ -1,5 +1,5 @@
-//! What is left of a service that runs for years: files, memory and speed after a million jobs, and
-//! how soon it is back after a kill.
+//! Measures a long-running service: files, memory and speed after a million jobs, and the time to
+//! recover after a kill.
 
 mod expiry;
 
@@ -27,9 +27,9 @@ use super::{
 };
 
 const CONNECTIONS: usize = 32;
-/// Enough to be an image.
+/// Large enough for an image, in bytes.
 const SMALL: usize = 1000;
-/// In the state folder, what is there for each image and each result.
+/// The parts of the state folder that hold something for each image and each result.
 const KEPT: [&str; 2] = [state_folder::IMAGES, state_folder::QUEUE];
 
 pub(super) async fn measure(bench: &Bench, board: &mut Board, less: u64) -> anyhow::Result<()> {
@@ -49,7 +49,7 @@ pub(super) async fn measure(bench: &Bench, board: &mut Board, less: u64) -> anyh
     let seen = watch.end().await?;
     let what = format!("the longest of {} commits of another process", seen.commits);
     board.row(what, ms(seen.longest_commit), "ms", Bar::AtMost(50.0));
-    // On a machine that is busy otherwise, a part of that is this.
+    // A busy machine explains a part of this delay.
     board.row("the longest delay of a timer meanwhile", ms(seen.longest_delay), "ms", Bar::None);
     let growth = |early: f64, late: f64| (late / early - 1.0) * 100.0;
     board.row("web's memory over the last 90 %", growth(early.0, late.0), "% more", Bar::AtMost(5.0));
@@ -60,26 +60,26 @@ pub(super) async fn measure(bench: &Bench, board: &mut Board, less: u64) -> anyh
     expiry::measure(bench, board, jobs).await
 }
 
-/// Killed at full speed, and started again where it was.
+/// Kills the service at full speed, and starts it again.
 async fn back_again(mut service: Service, folder: &Path, board: &mut Board) -> anyhow::Result<()> {
     {
         let load = upload(&service, u64::MAX, CONNECTIONS, SMALL, true);
-        // It never ends by itself.
+        // The load never ends by itself.
         let _under_way = tokio::time::timeout(Duration::from_secs(2), load).await;
     }
     service.kill();
     drop(service);
     let start = Instant::now();
     let service = Service::start(folder, 1, noop_environment()).await?;
-    // Its bytes are of no upload before: the answer is the worker's.
+    // No earlier upload has these bytes, so the result comes from the worker.
     upload(&service, 1, 1, SMALL + 1, true).await?;
     let seconds = start.elapsed().as_secs_f64();
     board.row("from a start after kill -9 to the first answer", seconds, "s", Bar::AtMost(1.0));
     service.stop().await
 }
 
-/// Jobs per second of a worker at a short backlog, at a long one, and at a short one again: what
-/// changes meanwhile on the machine is in none of them alone.
+/// Measures jobs per second at a short backlog, at a long one, and at a short one again, so that
+/// other load on the machine affects all of them.
 async fn growth_at_a_backlog(bench: &Bench, board: &mut Board, less: u64) -> anyhow::Result<()> {
     let long = 1_000_000 / less;
     let seconds = 20.0 / less as f64;
@@ -98,7 +98,7 @@ async fn growth_at_a_backlog(bench: &Bench, board: &mut Board, less: u64) -> any
     Ok(())
 }
 
-/// Looks at the log, and writes now and then as one process more.
+/// Watches the size of the log, and regularly writes to the queue like another process.
 struct Watch {
     largest_log: Arc<AtomicU64>,
     looking: tokio::task::JoinHandle<()>,
@@ -106,16 +106,16 @@ struct Watch {
     stop: CancellationToken,
 }
 
-/// What a process saw that wrote beside the others.
+/// The observations of a process that writes beside the others.
 #[derive(Debug, Default)]
 struct Seen {
     commits: u64,
     longest_commit: Duration,
-    /// By how much a timer was late, which has nothing to do with the queue.
+    /// The delay of a timer, which is unrelated to the queue.
     longest_delay: Duration,
 }
 
-/// How often it looks and writes.
+/// The interval between writes.
 const STEP: Duration = Duration::from_millis(2);
 
 impl Watch {
@@ -175,7 +175,7 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// What is in a state folder but for images and results.
+/// Returns the bytes in a state folder without images and results.
 fn bytes_beside(state: &Path) -> anyhow::Result<u64> {
     let mut bytes = 0;
     let beside = walkdir::WalkDir::new(state)

@@ -1,5 +1,4 @@
-//! Sends jobs to a queue directly, for images that are stored already: to see what a worker does at
-//! a backlog.
+//! Sends jobs for already stored images directly to a queue, to measure a worker with a backlog.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -18,17 +17,18 @@ use super::service::Service;
 pub(super) struct Feeder {
     backend: Backend,
     next: u64,
-    /// This many images are stored, and then repeated: otherwise a million files would be measured.
+    /// Number of stored images, which are then repeated, so that creating a million files is not
+    /// measured.
     distinct: u64,
 }
 
 impl Feeder {
-    /// All images differ.
+    /// Creates a feeder with a different image for each job.
     pub(super) async fn new(state: &Path) -> anyhow::Result<Self> {
         Self::with_images(state, u64::MAX).await
     }
 
-    /// With a number of different images.
+    /// Creates a feeder with this number of different images.
     pub(super) async fn with_images(state: &Path, distinct: u64) -> anyhow::Result<Self> {
         let mut settings = Settings::default();
         settings.local.state = state.to_owned();
@@ -61,8 +61,8 @@ impl Feeder {
         Ok(requests.send(bodies).await?)
     }
 
-    /// Jobs per second that a worker does while the backlog stays about the same, over a number of
-    /// seconds.
+    /// Returns the jobs per second of a worker over a number of seconds, while the backlog stays
+    /// about constant.
     pub(super) async fn rate(
         &mut self,
         service: &Service,

@@ -1,10 +1,10 @@
-//! The load generator itself: what it adds to the latency of a server that knows its own, and how
-//! much load one core makes.
+//! Measures the load generator: the latency that it adds, with a server that knows its own, and the
+//! load that one core generates.
 //!
-//! Generator and server each have a thread and, where there are two, a core of their own. The
-//! server notes when it has read an upload and when it hands over the answer, and the answer is
-//! that time: the error is known for each single upload. Reading and writing on the server's side
-//! count as the generator's error.
+//! Generator and server each have a thread and, if there are two, a core of their own. The server
+//! measures the time from reading an upload to sending the response, and responds with it, so the
+//! error of each single upload is known. Reading and writing in the server count as errors of the
+//! generator.
 
 use std::{
     net::SocketAddr,
@@ -25,18 +25,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::board::{Bar, Board};
 
-/// What the server waits before it answers.
+/// The delay of the server before it responds.
 const DELAY: Duration = Duration::from_millis(5);
-/// What is asked of the generator's error at the 99th percentile, at 1,000 uploads in a second.
+/// Maximum error of the generator at the 99th percentile, at 1,000 uploads per second, in
+/// milliseconds.
 const ERROR_MS: f64 = 1.0;
-/// The rates that are tried for the highest.
+/// The rates at which the highest is searched.
 const RATES: [u32; 9] = [1_000, 2_000, 3_000, 5_000, 7_000, 9_000, 12_000, 16_000, 20_000];
 
-/// What else runs on this machine only adds to an error: of several rounds the quietest one says
-/// most of the generator.
+/// Other load on the machine can only increase the error, so the best of several rounds describes
+/// the generator.
 const ROUNDS: u32 = 5;
 
-/// The error at a moderate rate, and the highest rate.
+/// Measures the error at a moderate rate, and the highest rate.
 pub(super) fn measure(board: &mut Board, less: u64) -> anyhow::Result<()> {
     board.table(format!(
         "The load generator at 1,000 uploads/s, against a server that knows its latency of 5 ms; the \
@@ -73,7 +74,7 @@ pub(super) fn measure(board: &mut Board, less: u64) -> anyhow::Result<()> {
         }
     }
     let Some(best) = best else {
-        // A busy machine is no reason not to measure the rest.
+        // A busy machine must not prevent the other measurements.
         board.row("uploads: not even the lowest rate was kept", 0.0, "uploads/s", Bar::AtLeast(5_000.0));
         return Ok(());
     };
@@ -101,7 +102,7 @@ impl Run {
     }
 }
 
-/// The label is what the server says it took.
+/// The label is the time that the server measured.
 #[derive(Default)]
 struct Errors(Mutex<Vec<f64>>);
 
@@ -120,7 +121,7 @@ fn drive(rate: u32, length: Duration, delay: Duration) -> anyhow::Result<Run> {
     let (server_end, server_core) = (end.clone(), cores[cores.len() - 1]);
     let server = thread::spawn(move || on_core(server_core, serve(delay, listening, server_end))?);
     let generator_core = cores[0];
-    // The caller's thread drives a runtime already, and keeps the cores that it may use.
+    // The calling thread already runs a runtime, and must keep its cores.
     let generator = thread::spawn(move || {
         on_core(generator_core, async move {
             let address = address.await.context("the server did not start")?;
@@ -151,7 +152,7 @@ fn drive(rate: u32, length: Duration, delay: Duration) -> anyhow::Result<Run> {
     Ok(run)
 }
 
-/// The cores that this process may use; there is one at least.
+/// Returns the cores that this process may use, at least one.
 fn cores() -> anyhow::Result<Vec<usize>> {
     let allowed = sched_getaffinity(None).context("reading the cores")?;
     let cores: Vec<_> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
@@ -159,7 +160,7 @@ fn cores() -> anyhow::Result<Vec<usize>> {
     Ok(cores)
 }
 
-/// Runs it on this thread, which stays on one core.
+/// Runs a future on this thread, pinned to one core.
 fn on_core<T>(core: usize, work: impl Future<Output = T>) -> anyhow::Result<T> {
     let mut only = CpuSet::new();
     only.set(core);
@@ -168,13 +169,13 @@ fn on_core<T>(core: usize, work: impl Future<Output = T>) -> anyhow::Result<T> {
     Ok(runtime.block_on(work))
 }
 
-/// Seconds of CPU that this thread has used.
+/// Returns the CPU seconds of this thread.
 fn thread_cpu() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Answers each upload after the delay, with the microseconds that it really took.
+/// Responds to each upload after the delay, with the actual time in microseconds.
 async fn serve(
     delay: Duration,
     listening: oneshot::Sender<SocketAddr>,
@@ -192,7 +193,7 @@ async fn serve(
             let _upload = request.into_body().collect().await?;
             let read = Instant::now();
             if !delay.is_zero() {
-                // It may be later than this; what counts is what the answer says.
+                // The sleep may take longer; the response contains the actual time.
                 tokio::time::sleep(delay).await;
             }
             let took_us = read.elapsed().as_secs_f64() * 1e6;
@@ -211,7 +212,7 @@ mod tests {
         let run = drive(200, Duration::from_millis(300), Duration::from_millis(3)).unwrap();
         assert_eq!((run.report.results, run.errors_us.len()), (60, 60));
         assert!(run.errors_us[0] > 0.0 && run.errors_us.is_sorted());
-        assert!(run.report.latency_ms.unwrap().p50 >= 3.0, "what the server waits is part of the latency");
+        assert!(run.report.latency_ms.unwrap().p50 >= 3.0, "the delay of the server is part of the latency");
         assert!(run.error_ms(0.5) <= run.error_ms(0.99) && run.error_ms(0.99) <= run.error_ms(1.0));
     }
 }

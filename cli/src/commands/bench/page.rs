@@ -1,5 +1,5 @@
-//! What the page costs: its visitors in bytes and in time, and the web server while many keep it
-//! open.
+//! Measures the page: bytes and time of a visit, and the CPU of the web server with many open
+//! pages.
 
 use std::{
     collections::BTreeSet,
@@ -32,9 +32,9 @@ use super::{
 };
 use crate::browser::{Browser, Installed};
 
-/// Pages that are open.
+/// Number of open pages.
 const PAGES: u64 = 200;
-/// Loads of which the median counts.
+/// Number of page loads, of which the median counts.
 const LOADS: usize = 9;
 
 pub(super) async fn measure(folder: &Path, board: &mut Board, less: u64) -> anyhow::Result<()> {
@@ -56,7 +56,7 @@ pub(super) async fn measure(folder: &Path, board: &mut Board, less: u64) -> anyh
             Bar::AtMost(200.0),
         ),
     }
-    // One upload so that every page has seen a worker start, before it counts.
+    // One upload first, so that every page has seen a worker start before the measurement.
     upload(&service, 1, 1, 2000, true).await?;
     let seconds = 10 / less.min(5);
     let alone = web_share(&service, seconds).await?;
@@ -69,7 +69,7 @@ pub(super) async fn measure(folder: &Path, board: &mut Board, less: u64) -> anyh
     service.stop().await
 }
 
-/// The bytes of the page and of every file that it names, heads not counted.
+/// Returns the bytes of the page and all its files, without headers.
 async fn first_visit(url: &Url) -> anyhow::Result<usize> {
     let mut connection = Connection::open(url).await?;
     let page = ask(&mut connection, url, "/").await?;
@@ -90,7 +90,7 @@ async fn ask(connection: &mut Connection, url: &Url, path: &str) -> anyhow::Resu
     Ok(answer)
 }
 
-/// Milliseconds from the start of a visit to the first thing that is seen.
+/// Returns the milliseconds from the start of a visit to the first contentful paint.
 fn first_paint(installed: &Installed, url: &str) -> anyhow::Result<f64> {
     const PAINT: &str = "
 const [entry] = performance.getEntriesByName('first-contentful-paint');
@@ -115,7 +115,7 @@ return entry ? entry.startTime : null;";
     Ok(times[LOADS / 2])
 }
 
-/// The CPU of web, in per cent of a core, while a few images come.
+/// Returns the CPU of web, in per cent of a core, during a few uploads.
 async fn web_share(service: &Service, seconds: u64) -> anyhow::Result<f64> {
     let (before, start) = (service.web_cpu_seconds(), Instant::now());
     while start.elapsed() < Duration::from_secs(seconds) {
@@ -125,9 +125,9 @@ async fn web_share(service: &Service, seconds: u64) -> anyhow::Result<f64> {
     Ok((service.web_cpu_seconds() - before) / start.elapsed().as_secs_f64() * 100.0)
 }
 
-/// Open pages, as a server sees them: streams of events with readers.
+/// Open pages, as the server sees them: event streams with readers.
 struct Pages {
-    /// What each has heard, in pieces.
+    /// The number of received pieces of each stream.
     heard: Vec<Arc<AtomicU64>>,
     readers: Vec<AbortHandle>,
 }
@@ -148,7 +148,7 @@ impl Pages {
         let heard = Arc::new(AtomicU64::new(0));
         let count = heard.clone();
         let reader = tokio::spawn(async move {
-            // The connection lives as long as somebody may ask on it.
+            // Dropping the connection would end the stream.
             let _connection = connection;
             let mut body = answer.into_body();
             while let Some(Ok(_piece)) = body.frame().await {

@@ -1,5 +1,5 @@
-//! Beside a service of others that keeps nothing: mosec, pinned, from its package. The same uploads
-//! go to both in turns, so that the ratio holds however busy the machine is.
+//! Compares with another service, which stores nothing: mosec, in a pinned version from its
+//! package. Uploads to both alternate, so that the ratio holds on a busy machine.
 
 use std::{
     fs,
@@ -22,17 +22,17 @@ use super::{
 
 const PACKAGE: &str = "mosec==0.9.8";
 const SERVER: &str = include_str!("mosec_server.py");
-/// As large as a photo for the web.
+/// The size of a typical photo on the web, in bytes.
 const BYTES: usize = 110_000;
 const ROUNDS: usize = 3;
 
-/// Measures both; says in one line why not, where the other cannot be had.
+/// Measures both, or prints the reason if mosec is not available.
 pub(super) async fn measure(bench: &Bench, board: &mut Board, less: u64) -> anyhow::Result<()> {
     noop(bench, board, less).await?;
     model(bench, board, less).await
 }
 
-/// mosec, ready to answer; `None` where it cannot be had.
+/// Starts mosec and waits until it responds; `None` if it is not available.
 async fn peer(bench: &Bench, model: Option<&Path>, workers: usize) -> anyhow::Result<Option<Peer>> {
     let peer = match Peer::start(&bench.folder()?, model, workers).await {
         Ok(peer) => peer,
@@ -41,7 +41,7 @@ async fn peer(bench: &Bench, model: Option<&Path>, workers: usize) -> anyhow::Re
             return Ok(None);
         }
     };
-    // It listens before its workers are there.
+    // mosec listens before its workers are ready.
     let answered = async {
         let ask = || async {
             match model {
@@ -57,7 +57,7 @@ async fn peer(bench: &Bench, model: Option<&Path>, workers: usize) -> anyhow::Re
     Ok(Some(peer))
 }
 
-/// Without a model: what the services themselves cost.
+/// Without a model: the overhead of the services.
 async fn noop(bench: &Bench, board: &mut Board, less: u64) -> anyhow::Result<()> {
     board.table("Beside mosec, which keeps nothing: no-op, multipart uploads of 110 KB, each another image");
     let Some(peer) = peer(bench, None, 2).await? else { return Ok(()) };
@@ -94,7 +94,7 @@ async fn noop(bench: &Bench, board: &mut Board, less: u64) -> anyhow::Result<()>
     service.stop().await
 }
 
-/// With the model and the photos: what is left of a loop without a service, ours and one in Python.
+/// With the model and the photos: the share of the speed of a plain loop, in Rust and in Python.
 async fn model(bench: &Bench, board: &mut Board, less: u64) -> anyhow::Result<()> {
     let (model, threads) = (&bench.model, bench.threads);
     let path = model.path.clone().unwrap_or_else(|| "models/shapes/shapes.onnx".into());
@@ -156,7 +156,7 @@ fn at(connections: usize) -> impl Fn(&str) -> String {
     }
 }
 
-/// What came of the rounds.
+/// The results of the rounds.
 #[derive(Debug, Default)]
 struct Sums {
     per_second: Vec<f64>,
@@ -172,7 +172,7 @@ impl Sums {
     }
 }
 
-/// The median of the ratios of each round: what stood side by side was disturbed alike.
+/// Returns the median of the ratios of each round, whose measurements had the same disturbances.
 fn ratio(ours: &[f64], theirs: &[f64]) -> f64 {
     let ratios: Vec<_> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
     median(&ratios)
@@ -184,7 +184,7 @@ fn median(values: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// mosec, with its processes in a group of their own; ended when this is dropped.
+/// mosec in its own process group, ended when this is dropped.
 struct Peer {
     url: Url,
     child: Child,
@@ -229,7 +229,7 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Of all processes of its group.
+    /// Returns the CPU seconds of all processes in the group.
     fn cpu_seconds(&self) -> f64 {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -237,7 +237,7 @@ impl Peer {
     }
 }
 
-/// The process group of a process (proc(5), field 5 of `stat`).
+/// Returns the process group of a process (proc(5), field 5 of `stat`).
 fn group(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.split(' ').nth(2)?.parse().ok()

@@ -1,5 +1,4 @@
-//! Photos of the sizes that people send, beside Pillow: how fast, in how much memory, and whether
-//! the labels are the same.
+//! Compares photos of common sizes with Pillow: speed, memory and labels.
 
 use std::{path::Path, sync::Arc};
 
@@ -20,23 +19,23 @@ use super::{
 const MAKE: &str = include_str!("photos.py");
 const PILLOW: &str = include_str!("pillow.py");
 
-/// What a photo is called, how many are made, columns, rows, kilobytes, and how much faster than
-/// Python they should be.
+/// Description, number of photos, columns, rows, kilobytes, and the required speed relative to
+/// Python.
 type Size = (&'static str, u64, u32, u32, u32, f64);
 const SIZES: [Size; 3] = [
     ("110 KB, 500 x 375", 40, 500, 375, 110, 1.35),
     ("400 KB, 2 MP", 20, 1632, 1224, 400, 2.0),
     ("3 MB, 12 MP", 8, 4000, 3000, 3000, 4.0),
 ];
-/// How often each loop is measured, in turns; and for how many seconds.
+/// The number of alternating measurements of each loop, and their length in seconds.
 const TURNS: usize = 3;
 const SECONDS: f64 = 2.5;
-/// Of all sizes, for the comparison of labels.
+/// Number of photos of all sizes whose labels are compared.
 const COMPARED: u64 = 1000;
 
 impl Bench {
-    /// Measures the loops on photos of three sizes; says in one line why not, where there is no
-    /// Python with Pillow.
+    /// Measures the loops on photos of three sizes, or prints the reason if there is no Python with
+    /// Pillow.
     pub(super) async fn photos(&self, board: &mut Board) -> anyhow::Result<()> {
         let Some(path) = self.model.path.clone() else { return Ok(()) };
         let sources = tempfile::tempdir()?;
@@ -113,7 +112,7 @@ impl Bench {
     }
 }
 
-/// Makes photos of those in a folder.
+/// Creates photos from those in a folder.
 async fn make(from: &Path, to: &Path, count: u64, numbers: [u32; 3]) -> anyhow::Result<()> {
     let count = [count.to_string()];
     let numbers = count.into_iter().chain(numbers.map(|number| number.to_string())).collect::<Vec<_>>();
@@ -121,7 +120,7 @@ async fn make(from: &Path, to: &Path, count: u64, numbers: [u32; 3]) -> anyhow::
     Ok(())
 }
 
-/// The files of a folder in the order of their names.
+/// Reads the files of a folder, ordered by name.
 fn read_folder(folder: &Path) -> anyhow::Result<Vec<Image>> {
     let mut paths =
         std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<Vec<_>>>()?;
@@ -129,8 +128,8 @@ fn read_folder(folder: &Path) -> anyhow::Result<Vec<Image>> {
     paths.iter().map(|path| read_image(path)).collect()
 }
 
-/// Bytes of the pixels that a model with 224 pixels has decoded, over three for each pixel of the
-/// photo.
+/// Returns the bytes of decoded pixels for a model of 224 pixels, relative to three bytes per pixel
+/// of the photo.
 fn memory(model: &Model, files: &[Image]) -> anyhow::Result<f64> {
     let mut pixels = Pixels::default();
     let mut shares = 0.0;

@@ -1,5 +1,5 @@
-//! A service to be measured: the sibling executables on a state folder of their own, and what they
-//! cost.
+//! Runs a service for measurements, with the executables beside this one and its own state folder,
+//! and measures its resources.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 const START: Duration = Duration::from_secs(30);
 
-/// Running processes; they are drained by [`Service::stop`], or killed when this is dropped.
+/// Running processes, which [`Service::stop`] drains. Dropping this kills them.
 pub(super) struct Service {
     pub(super) url: Url,
     pub(super) state: PathBuf,
@@ -25,7 +25,7 @@ pub(super) struct Service {
     environment: Vec<(String, String)>,
 }
 
-/// The settings of a model, for processes that are started.
+/// Returns the settings of a model as environment variables.
 pub(super) fn model_environment(model: &Model) -> Vec<(String, String)> {
     let value = serde_json::to_value(model).unwrap_or_default();
     let keys = value.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
@@ -33,7 +33,7 @@ pub(super) fn model_environment(model: &Model) -> Vec<(String, String)> {
     keys.map(|(key, value)| (format!("EIRS_MODELS__DEFAULT__{}", key.to_uppercase()), text(value))).collect()
 }
 
-/// The classifier that answers without looking.
+/// Returns the settings of the classifier that ignores its images.
 pub(super) fn noop_environment() -> Vec<(String, String)> {
     [("EIRS_MODELS__DEFAULT__CLASSIFIER", "noop"), ("EIRS_WORKER__SLOTS", "32")]
         .map(|(k, v)| (k.into(), v.into()))
@@ -41,7 +41,7 @@ pub(super) fn noop_environment() -> Vec<(String, String)> {
 }
 
 impl Service {
-    /// Web, and this number of workers that take jobs already.
+    /// Starts web and this number of workers, and waits until they take jobs.
     pub(super) async fn start(
         folder: &Path,
         workers: usize,
@@ -57,7 +57,7 @@ impl Service {
         Ok(service)
     }
 
-    /// Web, and a controller that starts workers when something comes.
+    /// Starts web and a controller that starts workers on demand.
     pub(super) async fn start_from_zero(
         folder: &Path,
         settings: Vec<(String, String)>,
@@ -104,7 +104,7 @@ impl Service {
         Ok(Self { url, state, web, others: Vec::new(), environment })
     }
 
-    /// One more worker, whose end is the caller's affair.
+    /// Starts another worker, which the caller must end.
     pub(super) fn worker(&self) -> anyhow::Result<Child> {
         self.command("eirs-worker")?.spawn().context("starting a worker")
     }
@@ -113,8 +113,8 @@ impl Service {
         command_for(program, &self.environment)
     }
 
-    /// A worker that has loaded its model has opened its queue; the first job shows that it takes
-    /// jobs.
+    /// Waits until the workers have loaded their models and opened their queue; the first job shows
+    /// that they take jobs.
     async fn wait_for_workers(&self, workers: usize) -> anyhow::Result<()> {
         let loaded = |child: &Child| open_files(child.id(), "bells/requests-") > 0;
         within(START, "the workers to start", || {
@@ -123,32 +123,32 @@ impl Service {
         .await
     }
 
-    /// Seconds of CPU that all processes have used, the workers that a controller started included.
+    /// Returns the CPU seconds of all processes, including workers that a controller started.
     pub(super) fn cpu_seconds(&self) -> f64 {
         self.pids().into_iter().filter_map(cpu_seconds).sum()
     }
 
-    /// The same of the web server alone.
+    /// The same for the web server only.
     pub(super) fn web_cpu_seconds(&self) -> f64 {
         cpu_seconds(self.web.id()).unwrap_or(f64::NAN)
     }
 
-    /// Proportional memory of all processes, in MB.
+    /// Returns the proportional memory of all processes, in MB.
     pub(super) fn memory_mb(&self) -> f64 {
         self.pids().into_iter().filter_map(|pid| pss_kb(pid).ok()).sum::<f64>() / 1e3
     }
 
-    /// Proportional memory of the web server, in MB.
+    /// Returns the proportional memory of the web server, in MB.
     pub(super) fn web_memory_mb(&self) -> f64 {
         pss_kb(self.web.id()).unwrap_or(f64::NAN) / 1e3
     }
 
-    /// Proportional memory of the workers that were started here, in MB.
+    /// Returns the proportional memory of the workers that were started here, in MB.
     pub(super) fn workers_memory_mb(&self) -> f64 {
         self.others.iter().filter_map(|child| pss_kb(child.id()).ok()).sum::<f64>() / 1e3
     }
 
-    /// Kills all of it, as a crash would.
+    /// Kills all processes, like a crash.
     pub(super) fn kill(&mut self) {
         for child in self.others.iter_mut().chain([&mut self.web]) {
             let _gone = child.kill();
@@ -166,7 +166,7 @@ impl Service {
         started.chain(fleet).collect()
     }
 
-    /// Drains all of it.
+    /// Drains all processes.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         for child in self.others.iter_mut().chain([&mut self.web]) {
             kill_process(Pid::from_child(child), Signal::TERM).context("stopping a process")?;
@@ -197,7 +197,7 @@ fn command_for(program: &str, environment: &[(String, String)]) -> anyhow::Resul
     Ok(command)
 }
 
-/// Looks again and again until it is so.
+/// Polls until the condition holds.
 pub(super) async fn within(limit: Duration, what: &str, is_so: impl Fn() -> bool) -> anyhow::Result<()> {
     let deadline = Instant::now() + limit;
     while !is_so() {
@@ -207,7 +207,7 @@ pub(super) async fn within(limit: Duration, what: &str, is_so: impl Fn() -> bool
     Ok(())
 }
 
-/// User and system time of a process (proc(5), fields 14 and 15 of `stat`).
+/// Returns the user and system time of a process (proc(5), fields 14 and 15 of `stat`).
 pub(super) fn cpu_seconds(pid: u32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<_> = stat.rsplit_once(") ")?.1.split(' ').collect();
@@ -215,7 +215,7 @@ pub(super) fn cpu_seconds(pid: u32) -> Option<f64> {
     Some(ticks / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// The memory of a process, where shared pages count by the share of each sharer (proc(5),
+/// Returns the memory of a process in kB, where shared pages count in proportion (proc(5),
 /// `smaps_rollup`).
 fn pss_kb(pid: u32) -> anyhow::Result<f64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;

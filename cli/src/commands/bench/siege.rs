@@ -1,7 +1,7 @@
-//! What the web server is worth while others mean it ill, or have slow lines: thousands of
-//! connections that say nothing, hundreds of uploads that hardly move, one address that wants
-//! everything, and many large uploads at once. All of it on the loopback, from addresses of
-//! 127.0.0.0/8, and bounded in number and time.
+//! Measures the web server under attack and with slow clients: thousands of silent connections,
+//! hundreds of very slow uploads, one address that takes all connections, and many concurrent large
+//! uploads. All traffic is on the loopback, from addresses in 127.0.0.0/8, and limited in number
+//! and time.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -25,23 +25,23 @@ use super::{
     service::{Service, noop_environment},
 };
 
-/// Connections that say nothing any more.
+/// Number of silent connections.
 const IDLE: u32 = 10_000;
-/// Uploads of a kilobyte a second.
+/// Number of uploads at a kilobyte per second.
 const SLOW: u32 = 500;
-/// The addresses from which both come.
+/// Number of addresses from which both come.
 const ADDRESSES: u32 = 20;
-/// Honest uploads a second.
+/// Normal uploads per second.
 const HONEST: u64 = 100;
-/// What one address may have (`web.max_connections_per_address`).
+/// Maximum number of connections of one address (`web.max_connections_per_address`).
 const SHARE: u32 = 1024;
-/// Nothing here takes so long.
+/// Time limit for every step.
 const NEVER: Duration = Duration::from_secs(120);
 /// The size of the largest image, in bytes.
 const LARGE: usize = 16 << 20;
-/// Large uploads with 4 and with 64 at once take turns this often.
+/// Number of rounds, in which 4 and 64 concurrent large uploads alternate.
 const ROUNDS: u32 = 3;
-/// Bytes of [`bitmap_head`].
+/// Size of [`bitmap_head`], in bytes.
 const BITMAP_HEAD: usize = 18;
 
 pub(super) async fn measure(folder: &Path, board: &mut Board, less: u64) -> anyhow::Result<()> {
@@ -101,7 +101,7 @@ pub(super) async fn measure(folder: &Path, board: &mut Board, less: u64) -> anyh
     service.stop().await
 }
 
-/// One of the addresses after this one.
+/// Returns one of the addresses from `first` on.
 fn address(first: Ipv4Addr, number: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(first) + number % ADDRESSES)
 }
@@ -112,7 +112,7 @@ async fn connect(target: SocketAddr, from: Ipv4Addr) -> anyhow::Result<TcpStream
     Ok(timeout(NEVER, socket.connect(target)).await??)
 }
 
-/// Connections that have sent one request.
+/// Opens connections and sends one request on each.
 async fn crowd(target: SocketAddr, count: u32, first: Ipv4Addr) -> anyhow::Result<Vec<TcpStream>> {
     let mut opened = Vec::new();
     for batch in (0..count).collect::<Vec<_>>().chunks(100) {
@@ -124,7 +124,7 @@ async fn crowd(target: SocketAddr, count: u32, first: Ipv4Addr) -> anyhow::Resul
     Ok(opened)
 }
 
-/// A connection that got an answer; `None` if it was refused.
+/// Opens a connection that got a response; `None` if it was refused.
 async fn asked(target: SocketAddr, from: Ipv4Addr) -> anyhow::Result<Option<TcpStream>> {
     let mut stream = connect(target, from).await?;
     let _refused_already = stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await;
@@ -133,7 +133,7 @@ async fn asked(target: SocketAddr, from: Ipv4Addr) -> anyhow::Result<Option<TcpS
     Ok(answer[..read].starts_with(b"HTTP/1.1 200").then_some(stream))
 }
 
-/// As many connections of one address as it gets.
+/// Opens as many connections from one address as it gets.
 async fn greed(target: SocketAddr, wanted: u32, from: Ipv4Addr) -> anyhow::Result<Vec<TcpStream>> {
     let mut got = Vec::new();
     for _ in 0..wanted {
@@ -142,12 +142,12 @@ async fn greed(target: SocketAddr, wanted: u32, from: Ipv4Addr) -> anyhow::Resul
     Ok(got)
 }
 
-/// Whether the server keeps it: of one that it closed, the end can be read.
+/// Returns whether the server keeps the connection; otherwise its end can be read.
 fn is_open(stream: &TcpStream) -> bool {
     matches!(stream.try_read(&mut [0; 1]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
-/// An upload that never ends.
+/// Sends an upload that never ends.
 async fn dribble(target: SocketAddr, from: Ipv4Addr) -> anyhow::Result<()> {
     let mut stream = connect(target, from).await?;
     stream.write_all(b"POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 5000000\r\n\r\n").await?;
@@ -158,15 +158,15 @@ async fn dribble(target: SocketAddr, from: Ipv4Addr) -> anyhow::Result<()> {
     }
 }
 
-/// Those who only want their images looked at.
+/// Clients with normal uploads.
 struct Honest {
     target: SocketAddr,
     sent: u32,
 }
 
 impl Honest {
-    /// The 99th percentile of the time of an upload, in milliseconds. Each counts from when it was
-    /// due.
+    /// Returns the 99th percentile of the latency of uploads, in milliseconds. Each counts from its
+    /// due time.
     async fn p99(&mut self, seconds: u64) -> anyhow::Result<f64> {
         let mut uploads = JoinSet::new();
         let mut due = interval(Duration::from_secs(1) / HONEST as u32);
@@ -188,7 +188,7 @@ impl Honest {
     }
 }
 
-/// The first bytes of a bitmap, different for every number.
+/// Returns the first bytes of a bitmap, different for every number.
 fn bitmap_head(number: u32) -> [u8; BITMAP_HEAD] {
     let mut head = [0; BITMAP_HEAD];
     head[..2].copy_from_slice(b"BM");
@@ -217,7 +217,7 @@ async fn upload(target: SocketAddr, number: u32, pixels: &[u8]) -> anyhow::Resul
     Ok(())
 }
 
-/// Large uploads that ended, the time that they took together, and the most memory of web.
+/// The number of finished large uploads, their total time, and the peak memory of web.
 #[derive(Default)]
 struct Large {
     uploads: usize,
@@ -237,8 +237,8 @@ impl Large {
     }
 }
 
-/// Uploads large images, `at_once` of them at a time. The clients share the pixels: a buffer for
-/// each of them would cost more than the server does, and only where all upload at once.
+/// Uploads large images, `at_once` at a time. The clients share the pixels: a buffer for each would
+/// cost more than the server does, but only with concurrent uploads.
 async fn large(
     service: &Service,
     target: SocketAddr,

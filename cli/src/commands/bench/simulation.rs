@@ -1,5 +1,5 @@
-//! The decision and its simulator: how fast they are, and how good the default policy is beside the
-//! rules of others.
+//! Measures the speed of the decision and of the simulator, and compares the default policy with
+//! other rules.
 
 use std::{
     collections::BTreeMap,
@@ -24,13 +24,13 @@ use eirs_platform::{
 
 use super::board::{Bar, Board};
 
-/// The policy that comes with the product, for 15 instances.
+/// The default policy, for 15 instances.
 const DEFAULT: &str = include_str!("../../../../policies/default.toml");
 const MOST: u32 = 15;
 /// 200,000 jobs of 2 s in a day: five instances are busy on average, ten at noon.
 const DAY: &str = "diurnal:0..4.63/s@24h";
-/// What everybody is compared on, besides a trace that is given, and what not knowing the future
-/// may cost there.
+/// The traces of the comparison, in addition to a given one, with the maximum cost relative to a
+/// schedule that knows the future.
 const TRACES: [(&str, f64); 6] = [
     ("diurnal:0..5/s,period=6h@6h", 1.10),
     ("burst:300/10m@2h", 1.20),
@@ -51,7 +51,7 @@ fn trace(text: &str) -> anyhow::Result<Trace> {
     Trace::of(text, "default", 1).map_err(anyhow::Error::msg)
 }
 
-/// A simulated day, and everybody on several traces.
+/// Measures a simulated day, and compares all rules on several traces.
 pub(super) fn simulated(board: &mut Board, given: Option<&PathBuf>, less: u64) -> anyhow::Result<()> {
     board.table("Simulator: a day of 15 instances under the default policy");
     let (policy, setup) = (default_policy()?, Setup::default());
@@ -75,8 +75,7 @@ pub(super) fn simulated(board: &mut Board, given: Option<&PathBuf>, less: u64) -
     Ok(())
 }
 
-/// What a run needs per job is what it answers: the latency, the service time, and the arrival
-/// itself.
+/// A run needs memory per job only for its results: the latency, the service time and the arrival.
 fn memory(board: &mut Board, policy: &Policy, setup: &Setup) -> anyhow::Result<()> {
     let mut peaks = Vec::new();
     for days in [2, 8] {
@@ -92,7 +91,7 @@ fn memory(board: &mut Board, policy: &Policy, setup: &Setup) -> anyhow::Result<(
     Ok(())
 }
 
-/// Sets the peak back to what is there now.
+/// Resets the peak memory to the current memory.
 fn forget_peak() -> anyhow::Result<()> {
     std::fs::write("/proc/self/clear_refs", "5").context("setting the peak of the memory back")
 }
@@ -139,7 +138,7 @@ fn beside_others(
         Bar::AtMost(0.0),
     );
     for (name, theirs) in &report.references {
-        // A hundredth more is no difference that anybody could measure.
+        // A difference of one per cent is not measurable.
         let over = |ours: f64, theirs: f64| if theirs > 0.0 { ours / theirs } else { 1.0 };
         let (p95, cost) = (over(ours.p95_s, theirs.p95_s), over(ours.cost_usd, theirs.cost_usd));
         board.row(format!("{name}: p95"), theirs.p95_s, "s", Bar::None);
@@ -156,7 +155,7 @@ fn beside_others(
     Ok(())
 }
 
-/// One decision for many instances.
+/// Measures one decision for many instances.
 pub(super) fn decision(board: &mut Board, less: u64) -> anyhow::Result<()> {
     board.table("One decision, median");
     for (instances, most_us) in [(1_000, 100.0), (10_000, 1_000.0)] {
@@ -169,8 +168,8 @@ pub(super) fn decision(board: &mut Board, less: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A pool in the middle of a working day: most instances busy, some idle, a few starting, draining
-/// and stopped, and a past of an hour.
+/// A pool in normal operation: most instances busy, some idle, a few starting, draining and
+/// stopped, with an hour of history.
 struct Busy {
     policies: Policies,
     seen: Observation,

@@ -1,5 +1,5 @@
-//! A whole tick of the controller, without the network: observe, decide, act and write down, with a
-//! fleet and queues in memory.
+//! Measures a complete tick of the controller without the network: observe, decide, act and write,
+//! with a fleet and queues in memory.
 
 use std::{fs, sync::Arc, time::Instant};
 
@@ -23,7 +23,8 @@ use super::board::{Bar, Board};
 const INSTANCES: u32 = 1_000;
 const MOST_MS: f64 = 100.0;
 
-/// Ticks of a large fleet at work: each sees another backlog, and a report of every instance.
+/// Measures ticks with a large, busy fleet: each has another backlog, and a report of every
+/// instance.
 pub(super) async fn tick(board: &mut Board, less: u64) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let mut settings = Settings::default();

@@ -1,5 +1,4 @@
-//! What others need for the same images: a loop in Python with Pillow and onnxruntime, without any
-//! service.
+//! Measures a Python loop with Pillow and onnxruntime for the same images, without a service.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,8 +11,8 @@ use tokio::process::Command;
 pub(super) const SCRIPT: &str = include_str!("python_loop.py");
 pub(super) const PACKAGES: [&str; 3] = ["onnxruntime==1.32.0", "pillow", "numpy"];
 
-/// Images per second of the Python loop on a number of processes; an error says why it could not
-/// run.
+/// Returns images per second of the Python loop on a number of processes, or the reason why it
+/// could not run.
 pub(super) async fn python_loop(
     model: &Path,
     images: &Path,
@@ -24,7 +23,7 @@ pub(super) async fn python_loop(
     text.trim().parse().with_context(|| format!("it printed {text:?}"))
 }
 
-/// What a script prints with these arguments, in a Python with onnxruntime and Pillow.
+/// Returns the output of a script with these arguments, in a Python with onnxruntime and Pillow.
 pub(super) async fn python(script: &str, paths: &[&Path], arguments: &[String]) -> anyhow::Result<String> {
     let python = environment("bench-python", "import onnxruntime, PIL, numpy", &PACKAGES).await?;
     let output = Command::new(python)
@@ -44,8 +43,8 @@ pub(super) async fn python(script: &str, paths: &[&Path], arguments: &[String]) 
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The Python of a virtual environment of this name with the packages, which is made where the test
-/// fails: at the first use.
+/// Returns the Python of a virtual environment with the packages. It is created if `test` fails,
+/// which it does at first use.
 pub(super) async fn environment(name: &str, test: &str, packages: &[&str]) -> anyhow::Result<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));

@@ -1,5 +1,5 @@
-//! A store full of images, all of which are too old at once: how long others wait while they go,
-//! and whether the disk has its room back afterwards.
+//! Measures the expiry of a full store, all of whose images are too old at once: how long other
+//! operations wait, and whether the disk space is released.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -15,9 +15,9 @@ use crate::commands::bench::{
     cases::Bench,
 };
 
-/// The number of images that are stored at a time.
+/// Number of images that are stored at the same time.
 const AT_ONCE: usize = 128;
-/// A pass begins every 30 seconds, and what it left free is given back in the one after it.
+/// A pass starts every 30 seconds, and releases the space that the previous one freed.
 const PATIENCE: Duration = Duration::from_secs(900);
 
 pub(super) async fn measure(bench: &Bench, board: &mut Board, images: u64) -> anyhow::Result<()> {

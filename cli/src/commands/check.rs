@@ -1,8 +1,7 @@
 //! `eirs check`
 //!
-//! A look makes a [`Report`], on one machine (`check/local.rs`) as in an account of AWS
-//! (`check/aws.rs`). What cannot be looked at is reported as a problem, and everything else is
-//! shown.
+//! Builds a [`Report`] for one machine (`check/local.rs`) or for an AWS account (`check/aws.rs`).
+//! What cannot be inspected is reported as a problem, and the rest is shown.
 
 #[cfg(feature = "aws")]
 mod aws;
@@ -42,7 +41,7 @@ pub struct Check {
     watch: bool,
 }
 
-/// Whatever is looked at.
+/// The installation to inspect.
 enum Place {
     Local(Box<local::Look>),
     #[cfg(feature = "aws")]
@@ -50,7 +49,7 @@ enum Place {
 }
 
 impl Check {
-    /// Runs it; it fails when something is wrong.
+    /// Runs the check; it fails if there is a problem.
     pub async fn run(self, global: &Global) -> Result<Exit, Stop> {
         let settings = global.settings()?;
         let Some(mut place) = self.place(settings).await? else { return Ok(Exit::Ok) };
@@ -67,7 +66,7 @@ impl Check {
         Ok(if report.is_well() { Exit::Ok } else { Exit::Failed })
     }
 
-    /// What there is to look at; `None`, which was reported then, if nothing has run yet.
+    /// Returns the installation to inspect; `None`, after a message, if nothing has run yet.
     async fn place(&self, settings: Settings) -> Result<Option<Place>, Stop> {
         if settings.backend == BackendKind::Aws {
             return cloud(settings).await.map(Some);
@@ -87,7 +86,7 @@ impl Check {
         Ok(None)
     }
 
-    /// Shows one report after another; on a terminal each in the place of the one before.
+    /// Prints reports repeatedly; on a terminal, each replaces the previous one.
     async fn watch(&self, place: &mut Place) {
         let stop = CancellationToken::new();
         show::stop_on_signal(stop.clone());
@@ -112,7 +111,7 @@ async fn cloud(settings: Settings) -> Result<Place, Stop> {
     Ok(Place::Aws(Box::new(aws::Look::new(settings))))
 }
 
-/// The backend says what is missing.
+/// The error of the backend says that AWS is missing in this build.
 #[cfg(not(feature = "aws"))]
 async fn cloud(settings: Settings) -> Result<Place, Stop> {
     state::open(&settings).await?;
@@ -128,7 +127,7 @@ impl Place {
         }
     }
 
-    /// So long a watch rests between two looks: what is asked over a network is asked less often.
+    /// Returns the interval of a watch. A network is asked less often.
     fn rest(&self) -> Duration {
         match self {
             Self::Local(_) => Duration::from_secs(2),

@@ -1,6 +1,6 @@
-//! A look at an installation in an account of AWS: its instances straight from EC2, its queues and
-//! buckets, and where they differ from what `eirs setup` makes. Where this is the web host, what
-//! the controller wrote is looked at too.
+//! Inspects an installation in an AWS account: instances directly from EC2, queues and buckets, and
+//! differences from what `eirs setup` makes. On the web host, it also reads what the controller
+//! wrote.
 
 mod drift;
 mod instances;
@@ -34,14 +34,14 @@ use super::{
 };
 use crate::{aws::Account, commands::status, state};
 
-/// Buckets are listed to be counted, and what setup made rarely changes: a watch looks at both once
-/// a minute.
+/// Minimum interval between two counts of buckets, which must be listed for that, and between two
+/// checks for drift, which is rare.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// What is looked at.
+/// The inspection of an account.
 pub(super) struct Look {
     settings: Settings,
-    /// `None` until the account could be asked.
+    /// `None` until the account has been reached.
     place: Option<Place>,
 }
 
@@ -51,20 +51,20 @@ struct Place {
     drift: Option<(Instant, Drift)>,
 }
 
-/// What only an account has.
+/// The part of a report that only exists for an account.
 #[derive(Debug, Serialize)]
 pub(super) struct Cloud {
-    /// The prefix of its names.
+    /// The prefix of all names.
     installation: String,
-    /// Null where nobody could say whose the credentials are.
+    /// Null if the account of the credentials could not be determined.
     account: Option<String>,
     region: Option<String>,
-    /// Null where they could not be listed.
+    /// Null if the instances could not be listed.
     instances: Option<Vec<Machine>>,
 }
 
 impl Look {
-    /// Nothing is asked yet: what does not answer is a problem in the report.
+    /// Creates the inspection without any request; failures become problems in the report.
     pub(super) fn new(settings: Settings) -> Self {
         Self { settings, place: None }
     }
@@ -120,7 +120,7 @@ impl Place {
         Self { account, stores, drift: None }
     }
 
-    /// Everything at the same time; each part that fails is a sentence.
+    /// Inspects everything concurrently; each failed part becomes a sentence.
     async fn look(
         &mut self,
         report: &mut Report,
@@ -149,8 +149,8 @@ impl Place {
                 report.problems.push(format!("the instances cannot be listed: {}", drift::short(error)))
             })
             .ok();
-        // A web host has its controller with it, unless this machine is the one; of what cannot be
-        // seen nothing is said.
+        // A web host runs a controller, unless this machine is that host. If the hosts are unknown,
+        // no problem is reported.
         let has_host = |machines: &Vec<Machine>| machines.iter().any(Machine::is_web_host);
         let may_be = queues.hosts > 0 || machines.as_ref().is_none_or(has_host);
         controller.elsewhere &= may_be || state::is_closed(&account.settings.local.state);
@@ -177,7 +177,7 @@ impl Place {
     }
 }
 
-/// The policies that are in force here, as far as their files are good.
+/// Returns the policies in force here, as far as their files are valid.
 fn policies(settings: &Settings, status: Option<&Status>) -> anyhow::Result<Policies> {
     let folder = status::policy_folder(settings, status);
     let read = load::read_folder(&folder)

@@ -1,4 +1,4 @@
-//! The controller, seen from outside, and what it complains of.
+//! Inspects the controller from outside, and collects its complaints.
 
 use std::{path::Path, time::Duration};
 
@@ -16,22 +16,22 @@ use crate::{
     show::{ago, count},
 };
 
-/// A controller without a pass for this many ticks hangs.
+/// Number of ticks without a pass after which the controller counts as hanging.
 const MISSED_TICKS: u32 = 5;
 
-/// Whether there is one.
+/// The state of the controller.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Controller {
     pub(super) running: bool,
     pub(super) pid: Option<u32>,
-    /// When it last looked.
+    /// The time of its last pass.
     pub(super) at: Option<DateTime<Utc>>,
-    /// None is seen on this machine, and one may run on another.
+    /// No controller runs on this machine, but one may run on another.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) elsewhere: bool,
 }
 
-/// Looks at the state folder; answers what the controller wrote, too.
+/// Inspects the state folder; also returns what the controller wrote.
 pub(super) fn look(settings: &Settings) -> (Controller, Option<Status>) {
     let folder: &Path = &settings.local.state;
     let holder = state_folder::holder(folder, CONTROLLER_LOCK);
@@ -65,7 +65,7 @@ impl Controller {
     }
 }
 
-/// Everything that an operator should look at, a sentence each.
+/// Returns all problems that need the operator, one sentence each.
 pub(super) fn problems(
     controller: &Controller,
     seen: Option<&Status>,
@@ -100,7 +100,7 @@ pub(super) fn problems(
     problems.extend(
         seen.operator_error.iter().map(|error| format!("orders {error}; the last good ones are in force")),
     );
-    // A pause is an order and no trouble, until it makes somebody wait.
+    // A pause is an order and not a problem, unless clients wait because of it.
     problems.extend(seen.pools.iter().filter(|pool| !pool.would.is_empty()).filter_map(|pool| {
         let order = pool.paused.as_ref()?;
         let jobs = count(pool.visible.unwrap_or(0), "job");
@@ -110,7 +110,7 @@ pub(super) fn problems(
             pool.would.join(", ")
         ))
     }));
-    // Both figures are of the same pass: this is not work that has just arrived.
+    // Both figures come from the same pass, so the jobs have not just arrived.
     let unwanted = seen.pools.iter().filter(|pool| pool.desired == 0 && pool.visible.unwrap_or(0) > 0);
     problems.extend(unwanted.map(|pool| {
         let jobs = count(pool.visible.unwrap_or(0), "job");

@@ -1,4 +1,4 @@
-//! A look at the service of one machine.
+//! Inspects the service of one machine.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::state;
 
-/// What is looked at.
+/// The inspection of a machine.
 pub(super) struct Look {
     settings: Settings,
     /// `None` until queue and stores could be opened.
@@ -35,7 +35,7 @@ struct Place {
 }
 
 impl Look {
-    /// Nothing is opened yet: what cannot be is a problem in the report.
+    /// Creates the inspection without opening anything; failures become problems in the report.
     pub(super) fn new(settings: Settings) -> Self {
         Self { settings, place: None }
     }
@@ -56,14 +56,14 @@ impl Look {
         report.problems.extend(controller::problems(&controller, seen.as_ref(), &report.queues, now));
         report.problems.extend(queues::problems(&report.queues));
         report.problems.extend(eirs_web::tls::aged(&self.settings.web.tls, now));
-        // The instances of a controller that does not run are history.
+        // If the controller does not run, its list of instances is outdated.
         report.pools = seen.filter(|_| controller.running).map(|seen| seen.pools).unwrap_or_default();
         report.controller = controller;
         report
     }
 }
 
-/// What to say of a disk that is full, or nearly so.
+/// Reports a disk that is full, or nearly so.
 fn short_of_room(seen: RoomSeen) -> Option<String> {
     let (free, floor) = (ByteSize(seen.free), ByteSize(seen.floor));
     if seen.below {
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_is_told_of_when_it_is_full_and_shortly_before() {
+    fn a_full_or_nearly_full_disk_is_reported() {
         let seen = |free, below| RoomSeen { free, floor: 1000, below };
         assert_eq!(short_of_room(seen(1500, false)), None);
         assert!(short_of_room(seen(1499, false)).unwrap().contains("nearly full"));

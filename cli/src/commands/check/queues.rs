@@ -1,4 +1,4 @@
-//! The queues, what each is for, and how much lies in it.
+//! The queues, their purposes and depths.
 
 use eirs_platform::{
     backend::{EVENTS, WEBHOOK, dead_letters_name, requests_name, responses_name, trial_name},
@@ -15,18 +15,18 @@ pub(super) struct Queue {
     pub(super) kind: Kind,
     #[serde(flatten)]
     pub(super) depth: Depth,
-    /// What is odd about it.
+    /// A remark about something unusual.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) remark: Option<String>,
 }
 
-/// What a queue is for, by its name.
+/// The purpose of a queue, which follows from its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
     Requests,
     DeadLetters,
-    /// Jobs by which an update tries machines.
+    /// Jobs with which an update tries machines.
     Trial,
     Webhook,
     Responses,
@@ -67,7 +67,7 @@ impl Queue {
     }
 }
 
-/// The queues as a table.
+/// Formats the queues as a table.
 pub(super) fn text(queues: &[Queue]) -> String {
     let row = |queue: &Queue| {
         let mut what = queue.kind.word().to_owned();
@@ -80,7 +80,7 @@ pub(super) fn text(queues: &[Queue]) -> String {
     show::table(&["queue", "visible", "in flight", ""], &queues.iter().map(row).collect::<Vec<_>>())
 }
 
-/// What lies where somebody should look at it.
+/// Returns problems about dead letters.
 pub(super) fn problems(queues: &[Queue]) -> Vec<String> {
     let dead = queues.iter().filter(|queue| queue.kind == Kind::DeadLetters && queue.depth.backlog() > 0);
     dead.map(|queue| {

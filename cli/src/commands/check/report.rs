@@ -1,4 +1,4 @@
-//! What a look has seen, as JSON and as a page.
+//! The result of an inspection, as JSON and as text.
 
 use bytesize::ByteSize;
 use chrono::{DateTime, Utc};
@@ -16,42 +16,42 @@ use super::{
 };
 use crate::show::{self, ago, count, cut, plain};
 
-/// All that is shown.
+/// The report.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Report {
-    /// When it was looked at.
+    /// The time of the inspection.
     pub(super) at: DateTime<Utc>,
-    /// What there is in an account of AWS; `None` on one machine.
+    /// The parts that only exist for an AWS account; `None` on one machine.
     #[cfg(feature = "aws")]
     #[serde(flatten)]
     pub(super) cloud: Option<Cloud>,
     /// The state folder.
     pub(super) state: String,
     pub(super) controller: Controller,
-    /// As the controller sees them; none where no controller runs here.
+    /// The pools, as the controller sees them; empty if no controller runs here.
     pub(super) pools: Vec<PoolStatus>,
-    /// Those of systemd that are installed here.
+    /// The systemd units that are installed here.
     pub(super) units: Vec<Unit>,
     pub(super) queues: Vec<Queue>,
-    /// Null where they could not be counted, as the results.
+    /// Null if they could not be counted, like the results.
     pub(super) images: Option<Contents>,
     pub(super) results: Option<Contents>,
     pub(super) newest: Vec<Newest>,
-    /// Where the account differs from what setup makes.
+    /// Differences between the account and what setup makes.
     pub(super) drift: Vec<String>,
-    /// What an operator should look at, what could not be looked at included.
+    /// Problems that need the operator, including parts that could not be inspected.
     pub(super) problems: Vec<String>,
-    /// What was left out, and why.
+    /// Omitted parts, with reasons.
     pub(super) notes: Vec<String>,
 }
 
 impl Report {
-    /// Whether there is nothing to look at.
+    /// Returns whether there are no problems.
     pub(super) fn is_well(&self) -> bool {
         self.problems.is_empty() && self.drift.is_empty()
     }
 
-    /// The page, for a terminal of this width.
+    /// Formats the report for a terminal of this width.
     pub(super) fn text(&self, now: DateTime<Utc>, width: usize) -> String {
         let mut text = String::new();
         #[cfg(feature = "aws")]
@@ -113,7 +113,7 @@ impl Contents {
     fn text(&self, thing: &str, now: DateTime<Utc>) -> String {
         let place =
             self.bucket.as_ref().map_or_else(String::new, |bucket| format!(" in the bucket {bucket}"));
-        // A count that was made just now needs no date.
+        // A fresh count needs no date.
         let age = ago(self.at, now);
         let age = if (now - self.at).num_seconds() < 10 { String::new() } else { format!(", counted {age}") };
         format!("{} ({}){place}{age}\n", count(self.stored.count, thing), ByteSize(self.stored.bytes))

@@ -1,5 +1,5 @@
-//! What is stored: how many images and results, and the newest results. There is no way to count a
-//! store but to list it, so a watch does not do it in every look.
+//! Counts images and results, and lists the newest results. A store can only be counted by listing
+//! it, so a watch does not count at every inspection.
 
 use std::{
     ffi::OsStr,
@@ -20,49 +20,49 @@ use crate::{
     state::{PAGE, Stored, stored},
 };
 
-/// The number of newest results that are shown.
+/// Number of newest results to show.
 const NEWEST: usize = 5;
-/// For so long results are read to see whether they can be: some ten thousand.
+/// Time limit for reading results to see whether they are readable: about ten thousand.
 const READ_FOR: Duration = Duration::from_secs(2);
-/// Of the time of a watch, counting takes a tenth at most.
+/// A watch spends at most one in this many parts of its time on counting.
 const REST: u32 = 10;
 
 /// A store that can be counted.
 #[derive(Debug)]
 pub(super) struct Store {
     pub(super) blobs: SharedBlobs,
-    /// Where it is one of a cloud.
+    /// The name of the bucket, in a cloud.
     pub(super) bucket: Option<String>,
 }
 
-/// The two stores, and what was in them when they were counted last.
+/// Both stores, and their contents at the last count.
 #[derive(Debug)]
 pub(super) struct Stores {
     images: Store,
     results: Store,
-    /// The least time between two counts.
+    /// Minimum time between two counts.
     pause: Duration,
     last: Option<(Instant, Counted)>,
 }
 
-/// What was in them.
+/// The contents of the stores.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Counted {
     pub(super) images: Option<Contents>,
     pub(super) results: Option<Contents>,
     pub(super) newest: Vec<Newest>,
-    /// What could not be looked at.
+    /// Parts that could not be inspected.
     pub(super) problems: Vec<String>,
 }
 
-/// How much is in a store.
+/// The contents of one store.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Contents {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bucket: Option<String>,
     #[serde(flatten)]
     pub(super) stored: Stored,
-    /// When it was counted.
+    /// The time of the count.
     pub(super) at: DateTime<Utc>,
 }
 
@@ -70,7 +70,7 @@ pub(super) struct Contents {
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Newest {
     pub(super) name: String,
-    /// The label, or why there is none.
+    /// The label, or the reason why there is none.
     pub(super) label: String,
     pub(super) model: String,
     pub(super) at: DateTime<Utc>,
@@ -81,7 +81,7 @@ impl Stores {
         Self { images, results, pause, last: None }
     }
 
-    /// Counts them, or tells what was counted lately.
+    /// Counts the contents, or returns the last count if it is recent.
     pub(super) async fn look(&mut self) -> Counted {
         if let Some((until, counted)) = &self.last
             && Instant::now() < *until
@@ -110,7 +110,7 @@ impl Stores {
             Ok(newest) => counted.newest = newest,
             Err(error) => counted.problems.push(format!("the newest results cannot be read: {error}")),
         }
-        // In a cloud each look at one costs money.
+        // In a cloud, each read costs money.
         let limit = if self.results.bucket.is_none() { READ_FOR } else { Duration::ZERO };
         match Unreadable::among(&self.results.blobs, limit).await {
             Ok(unreadable) => counted.problems.extend(unreadable.said()),
@@ -133,19 +133,19 @@ fn keep_newest(newest: &mut Vec<BlobInfo>, blob: &BlobInfo) {
     newest.truncate(NEWEST);
 }
 
-/// The results that cannot be read.
+/// Unreadable results.
 #[derive(Debug, Default)]
 struct Unreadable {
     read: u64,
     is_all: bool,
     count: u64,
-    /// The first one, and why.
+    /// The first one, with its error.
     example: Option<(String, String)>,
 }
 
 impl Unreadable {
-    /// Reads results in the order of their keys, which is none of time, until there is no further
-    /// one or the time is over; the first few in any case.
+    /// Reads results in the order of their keys, which is unrelated to time, until the end or the
+    /// time limit; always the first page.
     async fn among(store: &SharedBlobs, limit: Duration) -> eirs_platform::Result<Self> {
         let (mut seen, mut after, start) = (Self::default(), None::<String>, Instant::now());
         loop {
@@ -186,7 +186,7 @@ impl Unreadable {
     }
 }
 
-/// A result that was stored under this key.
+/// Parses a result that is stored under this key.
 fn parsed(key: &str, body: &[u8]) -> Result<Reply, String> {
     let id = Path::new(key).file_stem().and_then(OsStr::to_str).unwrap_or_default();
     results::read(id.parse().map_err(|error: NotAJobId| error.to_string())?, body)

@@ -1,4 +1,4 @@
-//! On a state folder of one machine.
+//! Tests with a state folder of one machine.
 
 use std::path::Path;
 
@@ -52,7 +52,7 @@ fn controller_status(at: DateTime<Utc>) -> Status {
 }
 
 #[tokio::test]
-async fn what_is_stored_is_counted_and_the_newest_results_are_shown() {
+async fn stores_are_counted_and_the_newest_results_are_shown() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
     let backend = state::open(&settings).await.unwrap();
@@ -76,7 +76,7 @@ async fn what_is_stored_is_counted_and_the_newest_results_are_shown() {
 }
 
 #[tokio::test]
-async fn work_without_a_controller_is_wrong_and_with_one_it_is_not() {
+async fn waiting_jobs_without_a_controller_are_a_problem() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
     let global = Global { config: None, state: Some(folder.path().to_owned()) };
@@ -95,7 +95,7 @@ async fn work_without_a_controller_is_wrong_and_with_one_it_is_not() {
 }
 
 #[test]
-fn what_the_controller_complains_of_and_its_silence_are_wrong() {
+fn complaints_and_silence_of_the_controller_are_problems() {
     let now = Utc::now();
     let running = Controller { running: true, pid: Some(1), at: Some(now), elsewhere: false };
     let told = problems(&running, Some(&controller_status(now)), &[], now);
@@ -105,7 +105,7 @@ fn what_the_controller_complains_of_and_its_silence_are_wrong() {
 }
 
 #[test]
-fn a_pause_that_makes_somebody_wait_and_an_instance_that_refuses_are_wrong() {
+fn a_pause_with_waiting_jobs_and_a_refusing_instance_are_problems() {
     let now = DateTime::UNIX_EPOCH;
     let mut seen = controller_status(now);
     seen.policy_errors.clear();
@@ -131,7 +131,7 @@ fn a_pause_that_makes_somebody_wait_and_an_instance_that_refuses_are_wrong() {
 }
 
 #[test]
-fn jobs_that_no_policy_wants_a_worker_for_are_wrong() {
+fn jobs_without_a_policy_that_wants_workers_are_a_problem() {
     let now = Utc::now();
     let mut seen = controller_status(now);
     seen.policy_errors.clear();
@@ -146,14 +146,14 @@ fn jobs_that_no_policy_wants_a_worker_for_are_wrong() {
 }
 
 #[tokio::test]
-async fn the_pools_of_a_running_controller_are_a_table() {
+async fn pools_of_a_running_controller_are_shown_as_a_table() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
     drop(state::open(&settings).await.unwrap());
     std::fs::write(settings.status_file(), serde_json::to_vec(&controller_status(Utc::now())).unwrap())
         .unwrap();
     let report = look(&settings).await;
-    assert!(report.pools.is_empty(), "nobody holds the lock: that controller is gone");
+    assert!(report.pools.is_empty(), "no process holds the lock, so the controller has ended");
     let _controller = Lock::take(folder.path(), CONTROLLER_LOCK).unwrap();
     let text = page(&look(&settings).await);
     assert!(
@@ -163,7 +163,7 @@ async fn the_pools_of_a_running_controller_are_a_table() {
 }
 
 #[tokio::test]
-async fn a_state_folder_of_another_version_is_a_sentence_and_the_rest_is_shown() {
+async fn a_state_folder_of_another_version_is_reported_and_the_rest_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("layout"), "999").unwrap();
     let _controller = Lock::take(folder.path(), CONTROLLER_LOCK).unwrap();
@@ -179,7 +179,7 @@ async fn a_state_folder_of_another_version_is_a_sentence_and_the_rest_is_shown()
 }
 
 #[tokio::test]
-async fn dead_letters_are_wrong_and_say_where_to_look() {
+async fn dead_letters_are_a_problem_that_names_the_command_to_list_them() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
     let backend = state::open(&settings).await.unwrap();
@@ -192,7 +192,7 @@ async fn dead_letters_are_wrong_and_say_where_to_look() {
 }
 
 #[tokio::test]
-async fn a_look_makes_no_state_folder() {
+async fn a_check_does_not_create_a_state_folder() {
     let folder = tempfile::tempdir().unwrap();
     let global = Global { config: None, state: Some(folder.path().join("none")) };
     assert_eq!(check(false).run(&global).await.unwrap(), Exit::Ok);

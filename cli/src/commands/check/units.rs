@@ -1,4 +1,4 @@
-//! The units of systemd that are installed here, as it sees them.
+//! Inspects the systemd units that are installed here.
 
 use std::{collections::HashMap, path::Path, time::Duration};
 
@@ -8,33 +8,33 @@ use tokio::process::Command;
 
 use crate::show::{self, count, cut, plain};
 
-/// Those that may be installed.
+/// The units that may be installed.
 const UNITS: [&str; 3] = ["eirs-web.service", "eirs-controller.service", "eirs-worker.service"];
-/// There where systemd runs the machine (`sd_booted`).
+/// Exists if systemd runs the machine (`sd_booted`).
 const BOOTED: &str = "/run/systemd/system";
 const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,SubState,Result,NRestarts,StatusText,MainPID";
-/// systemd answers at once, or it has other troubles.
+/// Time limit for systemd to respond.
 const NEVER: Duration = Duration::from_secs(10);
 
 /// A unit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Unit {
-    /// Without `.service`.
+    /// The name without `.service`.
     pub(super) name: String,
-    /// Such as `active`.
+    /// The active state, such as `active`.
     pub(super) active: String,
-    /// Such as `running`.
+    /// The substate, such as `running`.
     pub(super) sub: String,
-    /// How it ended last, e.g. `exit-code`; `success` while it runs.
+    /// The result of the last run, such as `exit-code`; `success` while it runs.
     pub(super) result: String,
-    /// How often systemd started it again by itself since somebody started it.
+    /// Number of automatic restarts since the last manual start.
     pub(super) restarts: u64,
     pub(super) pid: Option<u32>,
-    /// What it says of itself.
+    /// The status text of the service.
     pub(super) status: String,
 }
 
-/// The units, and what is wrong with them. There are none where systemd does not run.
+/// Returns the units and their problems; empty if systemd does not run.
 pub(super) async fn look() -> (Vec<Unit>, Vec<String>) {
     if !Path::new(BOOTED).exists() {
         return (Vec::new(), Vec::new());
@@ -61,7 +61,7 @@ async fn show_units() -> Result<String, String> {
     Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }
 
-/// What `systemctl show` prints: `KEY=VALUE` lines, and an empty one between two units.
+/// Parses the output of `systemctl show`: `KEY=VALUE` lines, with an empty one between units.
 fn read(text: &str) -> Vec<Unit> {
     let unit = |block: &str| {
         let values: HashMap<_, _> = block.lines().filter_map(|line| line.split_once('=')).collect();
@@ -88,7 +88,7 @@ impl Unit {
         if self.active == "failed" {
             return Some(format!("{name} has failed ({result}); `journalctl -u {name}` says why"));
         }
-        // Between two attempts, and during one that has not come far: the first start counts as no
+        // Between two attempts, or during an attempt that is still starting. A first start is not a
         // restart.
         let restarts =
             self.sub.starts_with("auto-restart") || (self.active == "activating" && self.restarts > 0);
@@ -102,7 +102,7 @@ impl Unit {
     }
 }
 
-/// The units as a table, at most so wide.
+/// Formats the units as a table of at most this width.
 pub(super) fn text(units: &[Unit], width: usize) -> String {
     let row = |unit: &Unit| {
         let state = format!("{} ({})", unit.active, unit.sub);
@@ -152,7 +152,7 @@ StatusText=
 ";
 
     #[test]
-    fn the_units_that_are_installed_are_shown_and_one_that_failed_is_wrong() {
+    fn installed_units_are_shown_and_a_failed_one_is_a_problem() {
         let units = read(SHOWN);
         let names: Vec<_> = units.iter().map(|unit| unit.name.as_str()).collect();
         assert_eq!(names, ["eirs-web", "eirs-controller"]);
@@ -172,7 +172,7 @@ StatusText=
     }
 
     #[test]
-    fn one_that_is_started_again_and_again_is_wrong_and_a_first_start_is_not() {
+    fn repeated_restarts_are_a_problem_and_a_first_start_is_not() {
         let unit = |active: &str, sub: &str, restarts| Unit {
             name: "eirs-web".into(),
             active: active.into(),
@@ -190,6 +190,6 @@ StatusText=
         );
         assert!(unit("activating", "start", 3).problem().is_some());
         assert!(unit("activating", "start", 0).problem().is_none());
-        assert!(unit("active", "running", 3).problem().is_none(), "it has recovered");
+        assert!(unit("active", "running", 3).problem().is_none(), "a recovered unit is not a problem");
     }
 }

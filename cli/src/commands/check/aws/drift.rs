@@ -1,6 +1,6 @@
-//! Where an account differs from what `eirs setup` makes. Each kind of thing is looked at by a
-//! function of its own, all at the same time; [`look`] lists them. What these credentials may not
-//! look at is told in one sentence.
+//! Finds differences between an account and what `eirs setup` makes. Each kind of resource is
+//! inspected by its own function, all concurrently; [`look`] lists them. Missing permissions are
+//! reported in one sentence.
 
 mod buckets;
 mod fleet;
@@ -21,37 +21,38 @@ use crate::aws::{
 };
 use crate::commands::setup::is_older;
 
-/// What was found.
+/// The differences found.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Drift {
-    /// A sentence each.
+    /// The differences, one sentence each.
     pub(super) differences: Vec<String>,
-    /// What could not be looked at, a sentence each.
+    /// The parts that could not be inspected, one sentence each.
     pub(super) unseen: Vec<String>,
-    /// What is as setup made it and could be newer, a sentence each.
+    /// Notes about resources that are as setup made them, but have a newer version, one sentence
+    /// each.
     pub(super) notes: Vec<String>,
 }
 
-/// Something that is not as setup makes it, a sentence.
+/// A difference from what setup makes, as a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Difference {
     fact: String,
-    /// What setup does about it, where that is not plain; the end of the sentence.
+    /// What setup does about it, unless it is obvious; the end of the sentence.
     advice: Option<&'static str>,
-    /// The stack whose thing this is: then it is not for setup to remove it.
+    /// The stack that owns the resource, which setup then does not remove.
     stack: Option<String>,
 }
 
-/// What one look has found.
+/// The result of one inspection.
 #[derive(Debug, Default)]
 struct Found {
     differences: Vec<Difference>,
     notes: Vec<String>,
-    /// Nothing of its kind is there at all.
+    /// Whether no resource of this kind exists.
     nothing: bool,
 }
 
-/// Looks at everything. Machines and policies are compared as far as they are known.
+/// Inspects everything. Machines and policies are compared as far as they are known.
 pub(super) async fn look(
     account: &Account,
     machines: Option<&[Machine]>,
@@ -69,7 +70,7 @@ pub(super) async fn look(
         web_address(account),
         stack::of(account),
     );
-    // Where nobody may say whether there is a stack, the roles cannot be inspected either.
+    // Without permission to find out whether there is a stack, roles cannot be inspected either.
     let stack = stack.ok().flatten();
     let teams = |found: anyhow::Result<Found>| found.map(|found| found.of_stack(stack.as_deref()));
     let parts = [
@@ -126,7 +127,7 @@ impl fmt::Display for Difference {
 }
 
 impl Found {
-    /// The same of things that a stack made, where there is one.
+    /// Attributes the differences to a stack, if there is one.
     fn of_stack(mut self, stack: Option<&str>) -> Self {
         self.differences.iter_mut().for_each(|difference| difference.stack = stack.map(str::to_owned));
         self
@@ -191,7 +192,7 @@ async fn drain_document(account: &Account) -> anyhow::Result<Found> {
     })
 }
 
-/// What the instances may do.
+/// Compares the permissions of the instances.
 async fn roles(account: &Account) -> anyhow::Result<Found> {
     let (mut differences, mut nothing) = (Vec::new(), true);
     for role in Profile::all(&account.settings) {
@@ -211,8 +212,8 @@ async fn roles(account: &Account) -> anyhow::Result<Found> {
     Ok(Found { differences, nothing, ..Found::default() })
 }
 
-/// Whether the system has a newer image than the one that the workers are baked on, and whether
-/// theirs is old. That is no mistake: the next update bakes.
+/// Checks whether the base image of the workers is old, or the system has a newer one. That is not
+/// an error: the next update bakes a new image.
 async fn base_image(account: &Account) -> anyhow::Result<Found> {
     let Some(baked) = image::all(account).await?.into_iter().find(|baked| baked.is_available) else {
         return Ok(Found { nothing: true, ..Found::default() });
@@ -252,14 +253,14 @@ async fn web_address(account: &Account) -> anyhow::Result<Found> {
     Ok(Found { differences, nothing: addresses.is_empty(), ..Found::default() })
 }
 
-/// Whether an error says that one may not.
+/// Returns whether an error is a missing permission.
 pub(super) fn is_denied(error: &str) -> bool {
     ["AccessDenied", "UnauthorizedOperation", "Forbidden", "not authorized", "HTTP status 403"]
         .iter()
         .any(|word| error.contains(word))
 }
 
-/// An error without the code that EC2 appends for its own use, a page long.
+/// Formats an error without the authorization message that EC2 appends, which is a page long.
 pub(super) fn short(error: &anyhow::Error) -> String {
     let text = format!("{error:#}");
     let end = text.find(" Encoded authorization failure message").unwrap_or(text.len());
@@ -271,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_differs_in_a_stack_is_not_for_setup_to_write_again() {
+    fn differences_in_a_stack_are_left_to_the_stack() {
         let role = "the permissions of the role r differ from those of setup";
         let found = Found {
             differences: vec![
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not_be_looked_at_is_one_sentence_and_other_errors_are_one_each() {
+    fn missing_permissions_are_one_sentence_and_other_errors_are_one_each() {
         let long = "listing the security groups: UnauthorizedOperation: You are not authorized. Encoded \
             authorization failure message: x";
         let denied = |text: &str| Err(anyhow::anyhow!("{text}"));

@@ -1,4 +1,4 @@
-//! Every instance that carries our tag, whether a controller looks after it or not.
+//! Lists every instance with the tag of this installation, managed by a controller or not.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::{
     show::{self, count, since},
 };
 
-/// How many of a group are listed one by one.
+/// Number of instances of a group that are listed individually.
 const ROWS: usize = 20;
 
 /// An instance.
@@ -26,9 +26,9 @@ pub(super) struct Machine {
     /// `worker`, `web` or `builder`.
     pub(super) role: String,
     pub(super) pool: Option<String>,
-    /// As EC2 calls it, e.g. `running`.
+    /// The state in EC2's terms, such as `running`.
     pub(super) state: String,
-    /// Since when, as far as EC2 reports it.
+    /// The time of the last change of state, if EC2 reports it.
     pub(super) since: Option<DateTime<Utc>>,
     #[serde(rename = "type")]
     pub(super) kind: String,
@@ -36,20 +36,20 @@ pub(super) struct Machine {
     /// `x86_64` or `arm64`.
     pub(super) architecture: String,
     pub(super) image: String,
-    /// The name of its instance profile.
+    /// The name of the instance profile.
     pub(super) profile: Option<String>,
     pub(super) model: Option<String>,
-    /// Which start of it this is.
+    /// The generation: which start of the instance this is.
     pub(super) generation: Option<String>,
-    /// This start has a drain order.
+    /// Whether this start has a drain order.
     pub(super) draining: bool,
-    /// It is the controller's.
+    /// Whether the instance belongs to the controller.
     pub(super) handed_over: bool,
-    /// The controller has launched it because it was needed.
+    /// Whether the controller launched it on demand.
     pub(super) launched: bool,
 }
 
-/// All of them but those that are gone.
+/// Lists all instances except terminated ones.
 pub(super) async fn list(account: &Account) -> anyhow::Result<Vec<Machine>> {
     let described = described(account, None).await?;
     let there = described.iter().filter(|instance| instance.state != State::Terminated);
@@ -65,7 +65,7 @@ impl Machine {
             State::Pending | State::Running => Some(instance.launched),
             _ => instance.transition.as_deref().and_then(transition),
         };
-        // A drain begins with the generation that it is for.
+        // A drain order starts with its generation.
         let drained = instance.tag(tag::DRAIN).and_then(|drain| drain.split(' ').next());
         let generation = instance.tag(tag::GENERATION);
         Self {
@@ -87,12 +87,12 @@ impl Machine {
         }
     }
 
-    /// Whether it costs money by the second.
+    /// Returns whether the instance is billed per second.
     pub(super) fn runs(&self) -> bool {
         matches!(self.state.as_str(), "pending" | "running")
     }
 
-    /// Whether it will still be there tomorrow.
+    /// Returns whether the instance is going to persist.
     pub(super) fn stays(&self) -> bool {
         self.state != State::ShuttingDown.as_str()
     }
@@ -101,12 +101,12 @@ impl Machine {
         self.role == tag::WEB && self.runs()
     }
 
-    /// Whether it is one that a controller starts and stops.
+    /// Returns whether a controller starts and stops the instance.
     pub(super) fn is_pooled(&self) -> bool {
         self.role == tag::WORKER && self.handed_over && self.pool.is_some()
     }
 
-    /// What it is listed under.
+    /// Returns the heading under which the instance is listed.
     fn group(&self) -> String {
         match (self.role.as_str(), &self.pool) {
             (tag::WEB, _) => "web host".to_owned(),
@@ -119,7 +119,7 @@ impl Machine {
     }
 }
 
-/// EC2 dates a stop in words: `User initiated (2026-02-03 04:05:06 GMT)`.
+/// Parses the date in EC2's reason for a stop: `User initiated (2026-02-03 04:05:06 GMT)`.
 fn transition(reason: &str) -> Option<DateTime<Utc>> {
     let date = reason
         .rsplit_once('(')?
@@ -131,7 +131,7 @@ fn transition(reason: &str) -> Option<DateTime<Utc>> {
     NaiveDateTime::parse_from_str(date, "%Y-%m-%d %H:%M:%S").ok().map(|date| date.and_utc())
 }
 
-/// Instances that run with nobody to stop them.
+/// Reports running instances without a controller.
 pub(super) fn unwatched(machines: &[Machine]) -> Option<String> {
     let running = machines.iter().filter(|machine| machine.is_pooled() && machine.runs());
     let ids: Vec<_> = running.map(|machine| machine.id.as_str()).collect();
@@ -142,7 +142,7 @@ pub(super) fn unwatched(machines: &[Machine]) -> Option<String> {
     ))
 }
 
-/// The instances by pool and state.
+/// Lists the instances by pool and state.
 pub(super) fn text(machines: &[Machine], region: &str, now: DateTime<Utc>) -> String {
     if machines.is_empty() {
         return "There are no instances.\n".to_owned();
@@ -154,7 +154,7 @@ pub(super) fn text(machines: &[Machine], region: &str, now: DateTime<Utc>) -> St
         text += &format!("{}: {}\n", style(name).bold(), by_state(&machines));
         let (told, rest): (Vec<_>, Vec<_>) = match machines.len() {
             ..=ROWS => (machines, Vec::new()),
-            // Of many those that are not at rest.
+            // If there are many, only those that are not stopped.
             _ => machines.into_iter().partition(|machine| machine.state != "stopped"),
         };
         if !told.is_empty() {
@@ -178,7 +178,7 @@ fn row(machine: &Machine, region: &str, now: DateTime<Utc>) -> Vec<String> {
         "stopped" => style("stopped").dim(),
         other => style(other).cyan(),
     };
-    // Seconds are enough to distinguish starts; the JSON has all of it.
+    // Seconds distinguish the starts; the JSON has the whole generation.
     let start = machine.generation.as_deref().unwrap_or_default();
     vec![
         machine.id.clone(),
@@ -190,12 +190,12 @@ fn row(machine: &Machine, region: &str, now: DateTime<Utc>) -> Vec<String> {
     ]
 }
 
-/// What a zone has beyond its region: `a`.
+/// Returns the suffix of the zone: `a`.
 fn zone(machine: &Machine, region: &str) -> String {
     machine.zone.strip_prefix(region).unwrap_or(&machine.zone).to_owned()
 }
 
-/// `2 running, 8 stopped`
+/// Formats as `2 running, 8 stopped`.
 fn by_state(machines: &[&Machine]) -> String {
     let order = ["running", "pending", "stopping", "shutting-down", "stopped"];
     let counted = order.iter().filter_map(|state| {
@@ -205,7 +205,7 @@ fn by_state(machines: &[&Machine]) -> String {
     counted.collect::<Vec<_>>().join(", ")
 }
 
-/// `40 t3.small in a, 39 t3.small in b`
+/// Formats as `40 t3.small in a, 39 t3.small in b`.
 fn by_kind(machines: &[&Machine], region: &str) -> String {
     let mut counts: BTreeMap<(&str, String), usize> = BTreeMap::new();
     machines
@@ -244,7 +244,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn instances_are_grouped_by_what_they_are_for_and_fit_on_eighty_columns() {
+    fn instances_are_grouped_by_purpose_and_fit_in_eighty_columns() {
         let mut machines: Vec<_> = (1..30).map(|number| machine(number, "default", "stopped")).collect();
         machines[0].state = "running".into();
         machines[1].state = "running".into();
@@ -270,7 +270,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_stop_is_dated_by_the_words_of_ec2() {
+    fn the_date_of_a_stop_is_read_from_the_reason() {
         let at = transition("User initiated (2026-02-03 04:05:06 GMT)").unwrap();
         assert_eq!(at.to_rfc3339(), "2026-02-03T04:05:06+00:00");
         assert_eq!(transition(""), None);

@@ -1,5 +1,5 @@
-//! The queues of the installation, with their depths; a response queue shows by its tags whether
-//! its host is alive.
+//! Lists the queues of the installation with their depths; the tags of a response queue show
+//! whether its host is alive.
 
 use chrono::{DateTime, Utc};
 use eirs_platform::{
@@ -16,12 +16,12 @@ use crate::{
     show::ago,
 };
 
-/// What was seen.
+/// The inspected queues.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) queues: Vec<Queue>,
     pub(super) problems: Vec<String>,
-    /// Web hosts that are alive.
+    /// Number of web hosts that are alive.
     pub(super) hosts: usize,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Seen {
 struct Looked {
     queue: Queue,
     problem: Option<String>,
-    /// A response queue whose host is alive.
+    /// Whether this is a response queue whose host is alive.
     has_host: bool,
 }
 
@@ -57,18 +57,18 @@ pub(super) async fn look(account: &Account, now: DateTime<Utc>) -> Seen {
     seen
 }
 
-/// Looks at a queue; `None` where it is not ours, or has just gone.
+/// Inspects a queue; `None` if it belongs to another installation, or was just deleted.
 async fn look_at(account: &Account, name: &str, now: DateTime<Utc>) -> anyhow::Result<Option<Looked>> {
     let tags = match account.sqs.tags(name).await {
         Ok(tags) => Some(tags),
         Err(error) if error.is_missing() => return Ok(None),
-        // Who may not read tags may still count.
+        // Credentials without permission to read tags may still read the depth.
         Err(error) if is_denied(&error.to_string()) => None,
         Err(error) => return Err(error.into()),
     };
     let kind = Kind::of(name);
     let is_ours = match &tags {
-        // Another installation's prefix may begin with ours: `eirs` and `eirs-test`.
+        // The prefix of another installation may start with ours: `eirs` and `eirs-test`.
         Some(tags) => tags.get(tag::INSTALLATION).is_some_and(|prefix| prefix == account.prefix()),
         None => kind != Kind::Unknown,
     };

@@ -1,4 +1,5 @@
-//! The two buckets: there, ours, encrypted, closed to the public, and emptied of what is old.
+//! Checks that both buckets exist, belong to this installation, are encrypted and private, and
+//! expire old objects.
 
 use anyhow::Context;
 use aws_sdk_s3::types::ExpirationStatus;
@@ -26,7 +27,7 @@ pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
     Ok(Found { differences, nothing, ..Found::default() })
 }
 
-/// What is wrong with a bucket, as the rest of a sentence; `None` where it is not there.
+/// Returns the problems of a bucket, as ends of a sentence; `None` if it does not exist.
 async fn look_at(account: &Account, bucket: &Bucket) -> anyhow::Result<Option<Vec<String>>> {
     match account.s3.head_bucket().bucket(&bucket.name).send().await {
         Ok(_) => {}
@@ -94,7 +95,7 @@ async fn is_encrypted(account: &Account, bucket: &str) -> anyhow::Result<bool> {
     }
 }
 
-/// All four of S3's locks against the public.
+/// Returns whether all four settings of S3's public access block are on.
 async fn is_closed(account: &Account, bucket: &str) -> anyhow::Result<bool> {
     match account.s3.get_public_access_block().bucket(bucket).send().await {
         Ok(block) => Ok(block.public_access_block_configuration().is_some_and(|block| {
@@ -114,7 +115,7 @@ async fn is_closed(account: &Account, bucket: &str) -> anyhow::Result<bool> {
     }
 }
 
-/// After how many days everything is deleted; `None` where it is not.
+/// Returns after how many days objects expire; `None` if they do not.
 async fn expiry(account: &Account, bucket: &str) -> anyhow::Result<Option<u32>> {
     let rules = match account.s3.get_bucket_lifecycle_configuration().bucket(bucket).send().await {
         Ok(lifecycle) => lifecycle.rules.unwrap_or_default(),

@@ -1,4 +1,5 @@
-//! The machines: as many as the policies may start, of the newest image, and none left behind.
+//! Checks that the machines match the policies, have the newest image, and that none was left
+//! behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,10 +15,10 @@ use crate::{
     show::{count, since},
 };
 
-/// A setup that is under way is done by then.
+/// Maximum duration of a setup in progress.
 const SETUP_TAKES: TimeDelta = TimeDelta::hours(2);
 
-/// Compares the pools with their policies; `profile_of` names the instance profile of a model.
+/// Compares the pools with their policies; `profile_of` returns the instance profile of a model.
 pub(super) fn pools(
     machines: &[Machine],
     policies: &Policies,
@@ -69,7 +70,7 @@ pub(super) fn pools(
     differences
 }
 
-/// Machines that no setup will come back for by itself.
+/// Returns machines that no setup will complete by itself.
 pub(super) fn leftovers(machines: &[Machine], now: DateTime<Utc>) -> Vec<String> {
     let old = machines
         .iter()
@@ -86,7 +87,7 @@ pub(super) fn leftovers(machines: &[Machine], now: DateTime<Utc>) -> Vec<String>
     left.collect()
 }
 
-/// Finds the machines that were launched from an image that is not the newest one of ours.
+/// Finds the machines whose image is not the newest one of this installation.
 pub(super) async fn images(account: &Account, machines: &[Machine]) -> anyhow::Result<Found> {
     let ours = Filter::builder().name(format!("tag:{}", tag::INSTALLATION)).values(account.prefix()).build();
     let described = account.ec2.describe_images().owners("self").filters(ours).send().await;
@@ -97,7 +98,7 @@ pub(super) async fn images(account: &Account, machines: &[Machine]) -> anyhow::R
 }
 
 fn outdated(machines: &[Machine], images: &[Image]) -> Vec<String> {
-    // An image says whom it is for where there are several kinds of them.
+    // If there are several kinds of images, a tag names their role.
     let is_workers = |image: &&Image| {
         let role = image.tags().iter().find(|t| t.key() == Some(tag::ROLE)).and_then(|t| t.value());
         role.is_none_or(|role| role == tag::WORKER)
@@ -115,7 +116,7 @@ fn outdated(machines: &[Machine], images: &[Image]) -> Vec<String> {
         }
     }
     let mut old: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    // One that was launched leaves by itself.
+    // A machine that the controller launched on demand is terminated anyway.
     let parked =
         machines.iter().filter(|machine| machine.is_pooled() && machine.stays() && !machine.launched);
     for machine in parked {
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_has_as_many_machines_as_its_policy_may_start_and_each_machine_has_a_policy() {
+    fn pools_have_the_machines_that_their_policies_may_start() {
         let mut machines = vec![
             machine(1, "default", "stopped"),
             machine(2, "default", "running"),
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn machines_with_the_role_of_a_model_that_their_pool_served_before_are_counted() {
+    fn machines_with_the_role_of_an_earlier_model_are_counted() {
         let with = |number: usize, profile: &str| Machine {
             profile: Some(profile.into()),
             ..machine(number, "default", "stopped")
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_setup_left_behind_is_told_when_it_has_had_its_time() {
+    fn leftovers_of_a_setup_are_reported_after_its_maximum_duration() {
         let builder = Machine { role: tag::BUILDER.into(), pool: None, ..machine(1, "", "running") };
         let worker = Machine { handed_over: false, since: None, ..machine(2, "default", "stopped") };
         let machines = [builder, worker, machine(3, "default", "running")];

@@ -1,5 +1,5 @@
-//! The security groups: what they let in is what the settings say, and never logins from the whole
-//! world.
+//! Checks the security groups: they allow what the settings say, and never logins from the whole
+//! Internet.
 
 use aws_sdk_ec2::types::{IpPermission, SecurityGroup};
 
@@ -18,10 +18,11 @@ pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
     for role in [Role::Worker, Role::Web] {
         let name = network::group_name(account.prefix(), role);
         let group = groups.iter().find(|group| group.group_name() == Some(&name));
-        // A missing group is reported by whatever was launched without it.
+        // A missing group is reported by the machines that were launched without it.
         if let Some(group) = group {
             let (mut open, should) = (network::open_doors(group), network::doors(&account.settings, role));
-            // Where these settings are not those that setup wrote, they may not say who may upload.
+            // If these settings are not those that setup wrote, they may not know which networks
+            // may upload.
             let uploads = account.settings.web.listen.port();
             if role == Role::Web && !should.contains_key(&uploads) {
                 open.remove(&uploads);
@@ -33,7 +34,7 @@ pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
     Ok(Found { differences, nothing: groups.is_empty(), ..Found::default() })
 }
 
-/// A group through which anybody may try to log in.
+/// Reports a group that allows logins from the whole Internet.
 fn open_to_the_world(group: &SecurityGroup) -> Option<String> {
     let lets_ssh_in = |permission: &&IpPermission| match permission.ip_protocol() {
         Some("-1") => true,
@@ -51,7 +52,7 @@ fn open_to_the_world(group: &SecurityGroup) -> Option<String> {
     is_open.then(|| format!("the security group {name} lets the whole world try to log in (port 22)"))
 }
 
-/// Doors that are open and should not be, and the other way round.
+/// Returns the ports that are open and should not be, and vice versa.
 fn differ(name: &str, is: &Doors, should: &Doors) -> Vec<String> {
     let without = |all: &Doors, others: &Doors| -> Vec<(u16, String)> {
         let known = |port: &u16, network: &String| {
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn logins_from_the_whole_world_are_seen_however_they_are_let_in() {
+    fn logins_from_the_whole_internet_are_found_in_any_form() {
         let world = [
             group("tcp", Some((22, 22)), "0.0.0.0/0"),
             group("tcp", Some((0, 1024)), "::/0"),
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn doors_are_compared_both_ways() {
+    fn ports_are_compared_both_ways() {
         let doors = |pairs: &[(u16, &str)]| -> Doors {
             pairs.iter().map(|(port, network)| (*port, vec![(*network).to_owned()])).collect()
         };

@@ -1,4 +1,4 @@
-//! The queues of the models and of the reports: there, and set as the settings say.
+//! Checks that the queues of models and reports exist, with the attributes of the settings.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
 
 enum Looked {
     Missing,
-    /// What is set otherwise.
+    /// The attributes that differ.
     There(Vec<Difference>),
 }
 
@@ -57,7 +57,7 @@ async fn look_at(account: &Account, name: &str, options: &QueueOptions) -> anyho
     }
 }
 
-/// The rest of a sentence.
+/// Formats a difference as the end of a sentence.
 fn words(Difference { attribute, is, should }: &Difference) -> String {
     let time =
         |seconds: &str| seconds.parse().map_or_else(|_| seconds.to_owned(), |s| span(Duration::from_secs(s)));

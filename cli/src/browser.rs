@@ -1,6 +1,5 @@
-//! A headless Chromium, driven by its chromedriver over WebDriver: what the page is tested and
-//! measured in. The protocol is a handful of POSTs of JSON, which is less than what a client
-//! library would bring.
+//! Drives a headless Chromium through chromedriver (WebDriver), to test and measure the page. The
+//! protocol needs only a few JSON requests, which is less code than a client library.
 
 use std::{
     fmt::Write as _,
@@ -15,11 +14,12 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::{Value, json};
 
-/// No step of a page takes longer, however busy the machine is.
+/// Time limit for a step of a page, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The key under which WebDriver hands out elements.
+/// The key of element references in WebDriver.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
-/// What a page under test has no use for, most of which would ask other hosts.
+/// Arguments that disable features a page under test does not need, most of which would contact
+/// other hosts.
 const ARGUMENTS: [&str; 9] = [
     "--headless=new",
     "--disable-gpu",
@@ -32,7 +32,7 @@ const ARGUMENTS: [&str; 9] = [
     "--window-size=1280,1000",
 ];
 
-/// The two programs.
+/// The paths of both programs.
 #[derive(Debug, Clone)]
 pub struct Installed {
     driver: PathBuf,
@@ -40,7 +40,7 @@ pub struct Installed {
 }
 
 impl Installed {
-    /// Those in `$PATH`, if both are there.
+    /// Finds both programs in `$PATH`.
     pub fn find() -> Option<Self> {
         let path = std::env::var_os("PATH")?;
         let find =
@@ -51,11 +51,11 @@ impl Installed {
     }
 }
 
-/// A running Chromium with one window; it ends when this is dropped.
+/// A running Chromium with one window, which is ended when this is dropped.
 #[derive(Debug)]
 pub struct Browser {
     driver: Child,
-    // A driver whose output nobody holds ends at its next line.
+    // chromedriver exits at its next line of output if the pipe is closed.
     _output: BufReader<ChildStdout>,
     port: u16,
     /// The path of the session.
@@ -65,14 +65,14 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts both, with a profile in which nothing was ever stored.
+    /// Starts chromedriver and Chromium with a new profile.
     pub fn start(installed: &Installed) -> anyhow::Result<Self> {
         let profile = tempfile::Builder::new().prefix("eirs-browser-").tempdir()?;
         let mut command = Command::new(&installed.driver);
         command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut driver = command.spawn().context("starting chromedriver")?;
         let mut output = BufReader::new(driver.stdout.take().context("chromedriver has no output")?);
-        // From here on it is ended with this.
+        // From here on, dropping `browser` ends chromedriver.
         let port = port_in(&mut output);
         let mut browser = Self {
             driver,
@@ -86,7 +86,7 @@ impl Browser {
         let mut arguments: Vec<_> = ARGUMENTS.map(str::to_owned).into();
         arguments.push(format!("--user-data-dir={}", browser._profile.path().display()));
         if geteuid().is_root() {
-            // Its sandbox is not for root.
+            // Chromium's sandbox does not run as root.
             arguments.push("--no-sandbox".into());
         }
         let wanted = json!({
@@ -102,48 +102,48 @@ impl Browser {
         Ok(browser)
     }
 
-    /// Opens an address and waits until everything that it names is loaded.
+    /// Opens a URL and waits until the page with all its resources is loaded.
     pub fn open(&self, url: &str) -> anyhow::Result<()> {
         self.post("/url", &json!({"url": url})).map(drop)
     }
 
-    /// Runs a function's body in the page, and answers what it returns.
+    /// Runs the body of a function in the page, and returns its result.
     pub fn script(&self, body: &str, arguments: &[Value]) -> anyhow::Result<Value> {
         self.post("/execute/sync", &json!({"script": body, "args": arguments}))
     }
 
-    /// Clicks where the first element of a CSS selector is.
+    /// Clicks the first element that matches a CSS selector.
     pub fn click(&self, selector: &str) -> anyhow::Result<()> {
         let element = self.element(selector)?;
         self.post(&format!("/element/{element}/click"), &json!({})).map(drop)
     }
 
-    /// Types into an element; of a file input, a line is the path of a file.
+    /// Types into an element; for a file input, each line is the path of a file.
     pub fn type_into(&self, selector: &str, text: &str) -> anyhow::Result<()> {
         let element = self.element(selector)?;
         self.post(&format!("/element/{element}/value"), &json!({"text": text})).map(drop)
     }
 
-    /// Presses a key, wherever the focus is, and lets it go.
+    /// Presses and releases a key, for the element with the focus.
     pub fn press(&self, key: &str) -> anyhow::Result<()> {
         let strokes = json!([{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]);
         let actions = json!({"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]});
         self.post("/actions", &actions).map(drop)
     }
 
-    /// What a screen reader calls the element that has the focus.
+    /// Returns the accessible name of the element with the focus.
     pub fn name_of_focus(&self) -> anyhow::Result<String> {
         let focus = self.call("GET", &format!("{}/element/active", self.session), &Value::Null)?;
         let path = format!("{}/element/{}/computedlabel", self.session, id_of(&focus)?);
         Ok(self.call("GET", &path, &Value::Null)?.as_str().unwrap_or_default().to_owned())
     }
 
-    /// A command of the DevTools protocol.
+    /// Runs a command of the DevTools protocol.
     pub fn devtools(&self, command: &str, parameters: &Value) -> anyhow::Result<Value> {
         self.post("/goog/cdp/execute", &json!({"cmd": command, "params": parameters}))
     }
 
-    /// The entries of a log (`browser` or `performance`) since this was last asked.
+    /// Returns the entries of a log (`browser` or `performance`) since the last call.
     pub fn log(&self, kind: &str) -> anyhow::Result<Vec<Value>> {
         let entries = self.post("/se/log", &json!({"type": kind}))?;
         Ok(entries.as_array().cloned().unwrap_or_default())
@@ -158,7 +158,7 @@ impl Browser {
         self.call("POST", &format!("{}{path}", self.session), body)
     }
 
-    /// One command on a connection of its own; what the driver refuses is an error in its words.
+    /// Sends one command on a new connection; an error contains the message of chromedriver.
     fn call(&self, method: &str, path: &str, body: &Value) -> anyhow::Result<Value> {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: localhost:{}\r\n", self.port);
@@ -199,13 +199,13 @@ fn id_of(element: &Value) -> anyhow::Result<String> {
     id.map(str::to_owned).context("chromedriver answered something that is no element")
 }
 
-/// From the line `ChromeDriver was started successfully on port 40123.`
+/// Finds the port in the line `ChromeDriver was started successfully on port 40123.`
 fn port_in(output: &mut impl BufRead) -> Option<u16> {
     let mut lines = output.lines().map_while(Result::ok);
     lines.find_map(|line| line.split_once("successfully on port ")?.1.trim_end_matches('.').parse().ok())
 }
 
-/// The JSON of a response; its length is always given.
+/// Reads the JSON of a response, which always has a length.
 fn answer(stream: &mut impl BufRead) -> anyhow::Result<Value> {
     let mut length = None;
     loop {
@@ -231,14 +231,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_port_is_found_among_what_the_driver_says() {
+    fn the_port_is_found_in_the_output_of_the_driver() {
         let said = "Starting ChromeDriver 156\nChromeDriver was started successfully on port 40123.\n";
         assert_eq!(port_in(&mut said.as_bytes()), Some(40123));
         assert_eq!(port_in(&mut &b"it failed\n"[..]), None);
     }
 
     #[test]
-    fn an_answer_is_read_to_its_length_and_no_further() {
+    fn a_response_is_read_up_to_its_length() {
         let text = "HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{\"value\":1}and more";
         assert_eq!(answer(&mut text.as_bytes()).unwrap(), json!({"value": 1}));
         let cut = "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"value\":1}";

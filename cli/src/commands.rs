@@ -1,4 +1,4 @@
-//! The subcommands: each is a module whose arguments are one type.
+//! The subcommands. Each is a module with one type for its arguments.
 
 pub(crate) mod backup;
 pub(crate) mod bench;
@@ -29,7 +29,7 @@ use clap::Subcommand;
 
 use crate::{Exit, Global, Stop};
 
-/// A subcommand, with its arguments.
+/// A subcommand with its arguments.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Local(local::Local),
@@ -80,7 +80,7 @@ pub(crate) struct WithoutAws {
 }
 
 impl Command {
-    /// Does what it is for.
+    /// Runs the subcommand.
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Stop> {
         match self {
             Self::Local(local) => local.run(global).await,

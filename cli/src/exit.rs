@@ -1,4 +1,4 @@
-//! How subcommands end.
+//! The outcomes of subcommands.
 
 use std::process::ExitCode;
 
@@ -6,18 +6,18 @@ use eirs_platform::settings::{BadSettings, EXIT_BAD_SETTINGS};
 
 use crate::show;
 
-/// How a subcommand ended that did what it should.
+/// The outcome of a subcommand that ran to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// All is well.
+    /// Success.
     Ok,
-    /// It was done, and something is not as it should be; that was shown.
+    /// It ran, but found problems, which were shown.
     Failed,
-    /// What was checked is a bad configuration; that was shown.
+    /// The checked configuration is invalid, which was shown.
     BadSettings,
 }
 
-/// Why a subcommand stopped, in sentences.
+/// The reason why a subcommand stopped, in sentences.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Stop {
     #[error("{0:#}")]
@@ -30,7 +30,7 @@ pub(crate) enum Stop {
 
 #[cfg(not(feature = "aws"))]
 impl Stop {
-    /// Somebody wants what this program was built without.
+    /// Returns the error for a feature that this build does not have.
     pub(crate) fn without_aws(what: &str) -> Self {
         Self::Failed(anyhow::anyhow!(
             "{what}: this program was built without AWS; `cargo build --release` builds it with AWS"
@@ -50,7 +50,7 @@ impl From<eirs_platform::Error> for Stop {
     }
 }
 
-/// The exit code of an end, whose reason is shown.
+/// Returns the exit code, after printing the reason.
 pub(crate) fn code(end: Result<Exit, Stop>) -> ExitCode {
     match end {
         Ok(Exit::Ok) => 0.into(),

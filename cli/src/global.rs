@@ -1,4 +1,4 @@
-//! The options of every subcommand.
+//! The options of all subcommands.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use eirs_platform::settings::{Layers, Model, Settings};
 
 use crate::{Stop, show};
 
-/// What every subcommand understands.
+/// The options of all subcommands.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Global {
     /// The settings file [default: $EIRS_CONFIG, or /etc/eirs/eirs.toml if it exists]
@@ -18,7 +18,7 @@ pub(crate) struct Global {
 }
 
 impl Global {
-    /// The layers of settings, with what the flags say.
+    /// Returns the layers of settings, including the flags.
     pub(crate) fn layers(&self) -> Layers {
         let state = self.state.as_ref().map(|path| path.display());
         let layers = Layers::of_process(self.config.as_deref()).flag("local.state", state);
@@ -26,12 +26,12 @@ impl Global {
         layers
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub(crate) fn settings(&self) -> Result<Settings, Stop> {
         Ok(self.layers().load()?)
     }
 
-    /// A model of the settings.
+    /// Returns a model of the settings.
     pub(crate) fn model<'a>(&self, settings: &'a Settings, name: &str) -> Result<&'a Model, Stop> {
         let known = || settings.models.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         let model = settings.models.get(name);

@@ -1,5 +1,5 @@
 //! `eirs`, the command line of the Elastic Image Recognition Service: starts it on one machine,
-//! loads it, looks at it, and tidies up. Its subcommands are [`commands`]; what they share is
+//! generates load, inspects it, and cleans up. Its subcommands are [`commands`]; they share
 //! [`show`] and [`state`].
 
 pub mod browser;
@@ -39,11 +39,11 @@ struct Cli {
     command: Command,
 }
 
-/// Runs the command line, and returns the exit code.
+/// Runs the command line and returns the exit code.
 pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        // Help and version are asked for, and are no mistake.
+        // Help and version are printed on request, and are not errors.
         Err(answer) => {
             let _reader_gone = answer.print();
             return u8::try_from(answer.exit_code()).unwrap_or(2).into();
@@ -61,12 +61,12 @@ mod tests {
     // Without `aws` there is no `setup`.
     #[cfg(feature = "aws")]
     #[test]
-    fn the_help_is_what_it_was() {
+    fn the_help_matches_the_snapshot() {
         let help = Cli::command().term_width(110).render_help().to_string();
         insta::assert_snapshot!(help);
     }
 
-    /// All subcommands that do something themselves, each with its whole name.
+    /// All subcommands without subcommands of their own, with their full names.
     fn leaves() -> Vec<(String, clap::Command)> {
         let mut command = Cli::command();
         command.build();
@@ -94,9 +94,9 @@ mod tests {
     }
 
     #[test]
-    fn every_subcommand_that_tells_something_tells_it_as_json_too() {
-        // A service that runs has its log and `eirs status`; the other two print what is for
-        // programs anyway.
+    fn every_subcommand_with_output_has_json() {
+        // A running service has its log and `eirs status`; the other two print output for programs
+        // anyway.
         let others = ["local", "completions", "man"];
         for (name, command) in leaves() {
             let has_json = command.get_arguments().any(|argument| argument.get_long() == Some("json"));
@@ -106,7 +106,7 @@ mod tests {
 
     #[cfg(not(feature = "aws"))]
     #[tokio::test]
-    async fn setup_and_update_in_a_build_without_aws_are_known_and_say_that() {
+    async fn setup_and_update_without_aws_say_that_the_build_has_none() {
         let cli = Cli::try_parse_from(["eirs", "setup", "--web-host", "this", "--plan", "-h"]).unwrap();
         assert!(matches!(cli.command, Command::Setup(_)));
         let cli = Cli::try_parse_from(["eirs", "update", "--status"]).unwrap();

@@ -10,8 +10,8 @@ fn main() -> ExitCode {
     code
 }
 
-/// One thread: what `eirs local` starts dies with the *thread* that started it, and that must be
-/// the main one.
+/// A single thread: programs that `eirs local` starts are killed when the *thread* that started
+/// them ends, which must be the main one.
 #[tokio::main(flavor = "current_thread")]
 async fn run() -> ExitCode {
     eirs_cli::run(std::env::args_os()).await

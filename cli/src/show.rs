@@ -1,5 +1,4 @@
-//! How things are shown: tables, counts and durations that read well, and questions that can be
-//! answered.
+//! Output helpers: tables, counts and durations, and questions to the user.
 
 mod progress;
 mod voice;
@@ -25,17 +24,17 @@ pub use eirs_load::words::{count, escaped, milliseconds, plain};
 pub use self::progress::Progress;
 pub use self::voice::Voice;
 
-/// Writes a line of the product, on stdout. A reader that went away, as `head` does, is no failure.
+/// Writes a line of output to stdout. A closed pipe, as after `head`, is not a failure.
 pub fn out(line: impl Display) {
     let _reader_gone = writeln!(io::stdout(), "{line}");
 }
 
-/// Writes a line about the work, on stderr.
+/// Writes a line about the progress of the work to stderr.
 pub fn aside(line: impl Display) {
     let _reader_gone = writeln!(io::stderr(), "{line}");
 }
 
-/// A word as a shell takes it.
+/// Quotes a word for a shell.
 pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
@@ -44,14 +43,13 @@ pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// Writes a value as JSON, on stdout.
+/// Writes a value as JSON to stdout.
 pub fn json(value: &impl Serialize) {
     let text = serde_json::to_string_pretty(value);
     out(text.expect("what the tools show has string keys and can be written"));
 }
 
-/// Writes a value as JSON with one blank for each level, on stdout: for those who take it only up
-/// to a size.
+/// Writes a value as JSON with one space per level to stdout, for readers with a size limit.
 #[cfg(feature = "aws")]
 pub fn small_json(value: &impl Serialize) {
     let mut text = Vec::new();
@@ -61,13 +59,13 @@ pub fn small_json(value: &impl Serialize) {
     out(String::from_utf8_lossy(&text));
 }
 
-/// Writes a value as one line of JSON, on stdout.
+/// Writes a value as one line of JSON to stdout.
 pub fn json_line(value: &impl Serialize) {
     let text = serde_json::to_string(value);
     out(text.expect("what the tools show has string keys and can be written"));
 }
 
-/// How long that is, in two units at most: `12s`, `3m`, `2h 5m`, `4d 3h`.
+/// Formats a duration in at most two units: `12s`, `3m`, `2h 5m`, `4d 3h`.
 pub fn span(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
@@ -78,32 +76,32 @@ pub fn span(time: Duration) -> String {
     match seconds {
         86_400.. => two(days, "d", hours, "h"),
         3600.. => two(hours, "h", minutes, "m"),
-        // The seconds of a few minutes matter to who waits.
+        // During the first minutes, seconds matter to a waiting person.
         60..600 => two(minutes, "m", seconds % 60, "s"),
         600.. => format!("{minutes}m"),
         _ => format!("{seconds}s"),
     }
 }
 
-/// How long it has been since then; the future was just now.
+/// Formats the time since `then`; a future time counts as now.
 pub fn since(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
     span((now - then).to_std().unwrap_or_default())
 }
 
-/// `2s ago`
+/// Formats as `2s ago`.
 pub fn ago(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
     let span = since(then, now);
     if span == "0s" { "just now".to_owned() } else { format!("{span} ago") }
 }
 
-/// The columns that there are to write on: those of the terminal, or eighty.
+/// Returns the width for output: that of the terminal, or eighty columns.
 pub fn width() -> usize {
     let columns = Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns));
-    // Long lines are no longer read.
+    // Very long lines are hard to read.
     columns.clamp(40, 120)
 }
 
-/// A paragraph behind a word: broken between words, and the further lines stand below the first.
+/// Formats a paragraph after a word: wrapped, with further lines indented below the first.
 pub fn paragraph(word: &str, text: &str, width: usize) -> String {
     let indent = WORD + 2;
     let head = console::pad_str(word, WORD, Alignment::Left, None).into_owned();
@@ -127,10 +125,10 @@ pub fn paragraph(word: &str, text: &str, width: usize) -> String {
     format!("{whole}{line}\n")
 }
 
-/// The width of the words before paragraphs, a blank behind them included.
+/// The width of the words before paragraphs, including a space after them.
 const WORD: usize = 10;
 
-/// Text that stands so far in: broken between words, so that it ends before this column.
+/// Wraps indented text, so that it ends before column `width`.
 pub fn wrapped(text: &str, indent: usize, width: usize) -> String {
     let margin = " ".repeat(indent);
     let (mut whole, mut line) = (String::new(), margin.clone());
@@ -148,12 +146,12 @@ pub fn wrapped(text: &str, indent: usize, width: usize) -> String {
     format!("{whole}{line}\n")
 }
 
-/// The beginning of a text, so that it takes no more columns than these.
+/// Shortens a text to at most this number of columns.
 pub fn cut(text: &str, columns: usize) -> String {
     console::truncate_str(text, columns, "\u{2026}").into_owned()
 }
 
-/// Rows under a head, each column as wide as it must be; columns of numbers stand on the right.
+/// Formats rows under a header, with minimum column widths; numbers are aligned to the right.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let is_number = |text: &str| text == "?" || text.parse::<f64>().is_ok();
     let columns: Vec<_> = head
@@ -181,7 +179,7 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// How a job ended, in a word or a few.
+/// Formats the outcome of a job in a few words.
 pub fn end(reply: &Reply) -> String {
     match &reply.outcome {
         Outcome::Classified { .. } => reply.label().unwrap_or("no label").to_owned(),
@@ -190,7 +188,7 @@ pub fn end(reply: &Reply) -> String {
     }
 }
 
-/// Asks a person; `None` where there is none to ask.
+/// Asks the user; `None` without a terminal.
 pub fn confirm(question: &str) -> io::Result<Option<bool>> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Ok(None);
@@ -203,11 +201,11 @@ pub fn confirm(question: &str) -> io::Result<Option<bool>> {
     Ok(Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")))
 }
 
-/// Asks a person, and takes a signal to stop for a no. The question waits on a thread of its own:
-/// what must go on goes on.
+/// Asks the user; a signal to stop counts as no. The question waits on its own thread, so that
+/// other tasks continue.
 pub async fn ask(question: &'static str, stop: &CancellationToken) -> io::Result<Option<bool>> {
     let (answer, answered) = oneshot::channel();
-    // Nobody waits for this thread: where a signal comes first, the process ends without an answer.
+    // The thread is not awaited: after a signal, the process ends without an answer.
     std::thread::spawn(move || {
         let _stopped = answer.send(confirm(question));
     });
@@ -217,10 +215,10 @@ pub async fn ask(question: &'static str, stop: &CancellationToken) -> io::Result
     }
 }
 
-/// Cancels the token at the first SIGINT or SIGTERM, so that what was done so far can be reported.
+/// Cancels the token at the first SIGINT or SIGTERM, so that the results so far can be reported.
 pub fn stop_on_signal(stop: CancellationToken) {
     tokio::spawn(async move {
-        // Where no handler can be installed, the signals end the process, as they always do.
+        // If no handler can be installed, the signals end the process as usual.
         if let (Ok(mut term), Ok(mut int)) =
             (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
         {
@@ -235,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_stand_on_the_right_and_nothing_trails() {
+    fn numbers_are_aligned_right_without_trailing_spaces() {
         let rows = [vec!["requests-default".into(), "7".into()], vec!["x".into(), "120".into()]];
         assert_eq!(
             table(&["queue", "visible"], &rows),
@@ -251,14 +249,14 @@ mod tests {
     }
 
     #[test]
-    fn a_paragraph_is_broken_between_words_and_stands_in_its_column() {
+    fn a_paragraph_is_wrapped_in_its_column() {
         let text = paragraph("why", "47 jobs: backlog wants 5 (10 for each instance)", 40);
         assert_eq!(text, "  why       47 jobs: backlog wants 5 (10\n            for each instance)\n");
         assert_eq!(paragraph("", "x", 40), "            x\n");
     }
 
     #[test]
-    fn wrapped_text_stands_in_and_ends_before_the_width() {
+    fn wrapped_text_is_indented_and_ends_before_the_width() {
         assert_eq!(wrapped("one two three", 4, 12), "    one two\n    three\n");
         assert_eq!(wrapped("", 2, 12), "  \n");
     }

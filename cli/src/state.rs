@@ -1,5 +1,5 @@
-//! The state folder of the local backend, from outside: whose it is, and whether somebody is at
-//! work in it.
+//! Inspects the state folder of the local backend from outside: whether it belongs to EIRS, and
+//! whether a program uses it.
 
 use std::{
     io,
@@ -17,10 +17,10 @@ use eirs_platform::{
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-/// What a path that should be a state folder is.
+/// The kind of a path that should be a state folder.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// There is nothing.
+    /// The path does not exist, or is an empty folder.
     Nothing,
     /// A state folder.
     Ours,
@@ -28,7 +28,7 @@ pub enum Kind {
     Foreign,
 }
 
-/// Looks what is there. What makes a folder ours is the file `layout` with a number in it.
+/// Returns the kind of a path. A state folder has a file `layout` with a number.
 pub fn kind(state: &Path) -> Kind {
     let layout = std::fs::read_to_string(state.join(LAYOUT));
     let is_number =
@@ -40,7 +40,7 @@ pub fn kind(state: &Path) -> Kind {
     }
 }
 
-/// An installation makes the folder before anything has run.
+/// The folder may be created by an installation before anything has run.
 fn is_empty(folder: &Path) -> bool {
     match std::fs::read_dir(folder) {
         Ok(mut entries) => entries.next().is_none(),
@@ -48,7 +48,7 @@ fn is_empty(folder: &Path) -> bool {
     }
 }
 
-/// Why nobody works on a folder of this kind.
+/// Returns the error for a folder of another kind.
 pub fn foreign(state: &Path) -> String {
     let shown = state.display();
     if is_closed(state) {
@@ -57,18 +57,18 @@ pub fn foreign(state: &Path) -> String {
     format!("{shown} is not a state folder of EIRS; name another one with --state")
 }
 
-/// Whether this user may not look into the folder.
+/// Returns whether this user has no permission to read the folder.
 pub fn is_closed(state: &Path) -> bool {
     std::fs::read_dir(state).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// Whether a controller has ever run on the folder: it leaves its lock there.
+/// Returns whether a controller has ever run on the folder: it leaves its lock file.
 pub fn had_controller(state: &Path) -> bool {
     state.join(CONTROLLER_LOCK).exists()
 }
 
-/// Refuses a folder on which nothing has run yet, or something else. In a cloud the queue is
-/// elsewhere and leaves no mark in the folder: there it is the controller's.
+/// Refuses a folder on which nothing has run yet, or of another kind. In a cloud, the queue is
+/// elsewhere; then the folder must be the controller's.
 pub fn expect_ours(settings: &Settings) -> anyhow::Result<()> {
     let state = settings.local.state.as_path();
     let shown = state.display();
@@ -92,26 +92,25 @@ pub fn expect_ours(settings: &Settings) -> anyhow::Result<()> {
     }
 }
 
-/// Opens the queues and stores of an installation. On one machine, that of a state folder that
-/// exists: a look must not make one.
+/// Opens the queues and stores of an installation. On one machine, the state folder must exist: an
+/// inspection must not create one.
 pub async fn open(settings: &Settings) -> anyhow::Result<Backend> {
     Ok(Backend::open(settings, std::sync::Arc::new(SystemClock)).await?)
 }
 
-/// How many blobs are listed at a time.
+/// Number of blobs per listing.
 pub const PAGE: usize = 1000;
 
-/// How much of something is stored.
+/// The amount of stored data.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Stored {
-    /// How many blobs.
+    /// The number of blobs.
     pub count: u64,
-    /// Their bytes together.
+    /// The total size in bytes.
     pub bytes: u64,
 }
 
-/// Counts the blobs of a prefix and shows each to `look`. A count that takes its time says how far
-/// it is.
+/// Counts the blobs with a prefix and passes each to `look`. A long count shows its progress.
 pub async fn stored(
     blobs: &SharedBlobs,
     prefix: &str,
@@ -145,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_folder_with_a_layout_of_ours_is_ours() {
+    fn only_a_folder_with_a_layout_file_is_a_state_folder() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(kind(&folder.path().join("none")), Kind::Nothing);
         assert_eq!(kind(folder.path()), Kind::Nothing);
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_cloud_a_folder_is_ours_when_a_controller_has_run_on_it() {
+    fn in_a_cloud_the_folder_must_be_a_controllers() {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = Settings { backend: BackendKind::Aws, ..Settings::default() };
         settings.local.state = folder.path().to_owned();

@@ -38,7 +38,7 @@ pub struct Classify {
     json: bool,
 }
 
-/// What is shown of an image.
+/// The result for an image, as it is shown.
 #[derive(Debug, Serialize)]
 struct Answer {
     name: String,
@@ -53,7 +53,7 @@ struct Answer {
 }
 
 impl Classify {
-    /// Runs it; it fails when an image does.
+    /// Runs the command; it fails if any image fails.
     pub async fn run(self, global: &Global) -> Result<Exit, Stop> {
         let mut failed = false;
         let mut show = |answer: Answer| {
@@ -127,7 +127,7 @@ impl Answer {
     }
 }
 
-/// A service that is asked for one image after the other.
+/// A service that classifies one image after the other.
 struct Service<'a> {
     url: &'a Url,
     path: String,
@@ -148,7 +148,8 @@ impl<'a> Service<'a> {
         Ok(Self { url, path: url.upload_path(&query.join("&")), connection: Some(connection) })
     }
 
-    /// The guesses, or a sentence about this image; an error where the service is gone.
+    /// Returns the guesses, or a sentence about this image; an error means that the service is
+    /// unreachable.
     async fn ask(&mut self, path: &Path) -> anyhow::Result<Result<Vec<Guess>, String>> {
         let Image { name, bytes } = match classify::read_image(path) {
             Ok(image) => image,
@@ -156,7 +157,7 @@ impl<'a> Service<'a> {
         };
         let accept = header_pair(header::ACCEPT, "application/json");
         let mut headers = HeaderMap::from_iter([accept.clone()]);
-        // The bare image as the body; its name goes along where a header can hold it.
+        // The body is the bare image; its name is in a header, if a header can contain it.
         if let Ok(disposition) =
             HeaderValue::from_str(&format!("attachment; filename=\"{}\"", name.replace('"', "_")))
         {
@@ -206,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_names_the_best_guess_and_a_failure_none() {
+    fn a_result_has_the_best_guess_and_a_failure_has_none() {
         let top = vec![
             Guess { label: "cat".into(), confidence: 0.5 },
             Guess { label: "dog".into(), confidence: 0.25 },

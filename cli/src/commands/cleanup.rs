@@ -42,7 +42,7 @@ enum Mode {
 }
 
 impl Cleanup {
-    /// Runs it.
+    /// Runs the command.
     pub async fn run(self, global: &Global) -> Result<Exit, Stop> {
         let settings = global.settings()?;
         match settings.backend {
@@ -54,7 +54,7 @@ impl Cleanup {
         }
     }
 
-    /// Shows what would be done, asks, does it, and reports the outcome.
+    /// Shows the plan, asks for confirmation, executes it, and reports the outcome.
     async fn carry_out(
         &self,
         shown: String,

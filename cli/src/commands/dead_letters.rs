@@ -1,8 +1,8 @@
-//! `eirs dead-letters`: the jobs that were given up, looked at, done again or deleted.
+//! `eirs dead-letters`: lists, requeues or deletes jobs that were given up.
 //!
-//! A queue has no verb for looking: who wants to see its messages receives them. So what is looked
-//! at is held for a while and given back (`held.rs`). `desk.rs` says which letters there are and
-//! `letter.rs` what one is; `redrive.rs` makes a job of it again.
+//! A queue can only be inspected by receiving its messages. So letters are held while they are
+//! inspected, and then given back (`held.rs`). `desk.rs` finds the letters, `letter.rs` describes
+//! one, and `redrive.rs` requeues its job.
 
 mod desk;
 mod held;
@@ -99,11 +99,11 @@ struct Chosen {
     voice: Voice,
 }
 
-/// Stores and queues that are asked at once.
+/// Number of concurrent calls to stores and queues.
 const AT_ONCE: usize = 16;
-/// Where all are meant, and there is none.
+/// The message if all letters are selected, but none exist.
 const NONE: &str = "There are no dead letters.";
-/// Letters that are received and done at a time.
+/// Number of letters that are received and processed at a time.
 const ROUND: usize = 100;
 
 impl DeadLettersCommand {
@@ -128,16 +128,16 @@ impl DeadLettersCommand {
     }
 }
 
-/// What `list --json` prints.
+/// The output of `list --json`.
 #[derive(Debug, Serialize)]
 struct Listing {
-    /// The letters, the oldest upload first.
+    /// The letters, oldest upload first.
     letters: Vec<Shown>,
-    /// About this many more exist.
+    /// Approximate number of further letters.
     more: u64,
-    /// About this many were held by others and not seen.
+    /// Approximate number of letters that other processes hold, which were not seen.
     held: u64,
-    /// Letters of models that the settings do not have.
+    /// Letters of models that are not in the settings.
     others: Vec<Other>,
 }
 
@@ -157,7 +157,7 @@ impl List {
             let room = (self.limit as usize).saturating_sub(listing.letters.len());
             let (held, letters) =
                 if room == 0 { (desk.hold(&pile), Vec::new()) } else { desk.collect(&pile, room).await? };
-            // Only what was received is needed from here on.
+            // Everything needed has been received.
             let received: usize = letters.iter().map(|letter| letter.receipts.len()).sum();
             held.give_back().await;
             listing.more += before.visible.saturating_sub(received as u64);
@@ -165,7 +165,7 @@ impl List {
             let shown = stream::iter(letters).map(|letter| Shown::of(letter, desk)).buffered(AT_ONCE);
             listing.letters.extend(shown.collect::<Vec<_>>().await);
         }
-        // Fewer than a whole answer means that the queue had no more, whatever its count said.
+        // A page that is not full means that the queue is empty, whatever its counts say.
         if listing.letters.len() < self.limit as usize {
             listing.more = 0;
         }
@@ -179,7 +179,7 @@ impl Redrive {
         let Chosen { ids, all, model, yes, voice } = self.chosen;
         let piles = desk.piles(model.as_deref()).await?;
         for pile in &piles {
-            // Without the model there is no worker that would take the job.
+            // Without the model in the settings, no worker would take the job.
             desk.model(&pile.model)?;
         }
         let mut tally = Tally::default();

@@ -1,5 +1,5 @@
-//! `eirs host-settings`, which an upgrade of a web host runs there: the new settings and policies,
-//! with what was changed on the host since it was set up.
+//! `eirs host-settings`, which an upgrade runs on a web host: combines the new settings and
+//! policies with changes that were made on the host since it was set up.
 
 use std::{
     fs,
@@ -37,7 +37,7 @@ impl HostSettings {
         for entry in fs::read_dir(&policies).map_err(anyhow::Error::from)? {
             let name = Path::new("policies").join(entry.map_err(anyhow::Error::from)?.file_name());
             let Some(now) = read(&self.now.join(&name))? else { continue };
-            // One that nobody has changed gives way.
+            // A policy that was not edited is replaced.
             if read(&self.as_set_up.join(&name))?.as_ref() != Some(&now) {
                 write(&self.new.join(&name), &now)?;
             }
@@ -58,9 +58,9 @@ fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(file, text).with_context(|| format!("writing {}", file.display()))
 }
 
-/// The settings in force, with what is new in those of the upgrade. A key that was changed on the
-/// host keeps its value; where nobody knows what setup wrote, every key that is there does. The
-/// versions of the models are the upgrade's in any case.
+/// Returns the settings in force, with new keys from the upgrade. A key that was changed on the
+/// host keeps its value; if it is unknown what setup wrote, all existing keys do. The versions of
+/// the models always come from the upgrade.
 fn merged(before: Option<&str>, now: &str, new: &str) -> anyhow::Result<String> {
     let read = |text: &str, whose: &str| {
         text.parse::<DocumentMut>().with_context(|| format!("the settings {whose} cannot be read"))
@@ -80,7 +80,7 @@ fn merge(before: Option<&Table>, now: &mut Table, new: &Table, path: &mut Vec<St
             (Some(now), Some(new)) => merge(was.and_then(Item::as_table), now, new, path),
             _ => {
                 let is_own = now.get(key).is_some_and(|here| !is_same(was, Some(here)));
-                // What was taken out here was taken out on purpose.
+                // A key that was removed here was removed on purpose.
                 let is_out = !now.contains_key(key) && was.is_some();
                 if is_version(path) || !(is_own || is_out) {
                     now.insert(key, item.clone());
@@ -97,7 +97,7 @@ fn merge(before: Option<&Table>, now: &mut Table, new: &Table, path: &mut Vec<St
     gone.iter().for_each(|key| _ = now.remove(key));
 }
 
-/// `models.NAME.digest`
+/// Returns whether this is `models.NAME.digest`.
 fn is_version(path: &[String]) -> bool {
     matches!(path, [models, _, digest] if models == "models" && digest == "digest")
 }
@@ -119,7 +119,7 @@ mod tests {
         classifier = \"noop\"\ndigest = \"2\"\n";
 
     #[test]
-    fn what_was_changed_on_a_host_stays_and_what_nobody_has_touched_is_new() {
+    fn keys_changed_on_the_host_stay_and_others_are_upgraded() {
         assert_eq!(
             merged(Some(BEFORE), BEFORE, NEW).unwrap().parse::<toml::Table>(),
             NEW.parse::<toml::Table>()
@@ -138,14 +138,14 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_knows_what_setup_wrote_everything_stays_but_the_versions() {
+    fn without_the_original_settings_everything_stays_but_the_versions() {
         let kept: toml::Table = merged(None, BEFORE, NEW).unwrap().parse().unwrap();
         assert_eq!(kept["web"]["max_backlog"].as_integer(), Some(1));
         assert_eq!(kept["models"]["default"]["digest"].as_str(), Some("2"));
     }
 
     #[test]
-    fn a_policy_that_was_edited_stays_and_another_one_gives_way() {
+    fn an_edited_policy_stays_and_others_are_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let file = |place: &str| folder.path().join(place);
         for place in ["was", "now", "new"] {

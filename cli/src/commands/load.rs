@@ -18,7 +18,7 @@ use self::{
 };
 use crate::{Exit, Stop, show};
 
-/// Where the token is, if no file holds it.
+/// The variable with the token, unless a file contains it.
 const TOKEN_VARIABLE: &str = "EIRS_TOKEN";
 
 /// Upload images, and report throughput, latency and accuracy
@@ -104,10 +104,10 @@ struct Service {
 }
 
 impl Load {
-    /// Runs it; it fails when a goal is missed, or without goals when an image fails.
+    /// Runs the load; it fails if a goal is missed or, without goals, if an image fails.
     pub async fn run(self) -> Result<Exit, Stop> {
         let mut folder = images::read_folder(&self.image_folder, self.num_request)?;
-        // The sheet may be beside the images.
+        // The sheet may be in the folder of the images.
         let is_sheet = |name: &String| self.labels.as_ref().is_some_and(|sheet| sheet.ends_with(name));
         folder.passed_over.retain(|name| !is_sheet(name));
         if let Some(remark) = folder.remark().filter(|_| !self.json) {
@@ -145,7 +145,7 @@ impl Load {
             ..Options::new(self.url, images)
         };
         if let Some(file) = &self.report {
-            // Known before the run, and not after it.
+            // Reports an unwritable file before the run instead of after it.
             let open = fs::OpenOptions::new().create(true).append(true).open(file);
             open.with_context(|| format!("{}: cannot be written", file.display()))?;
         }
@@ -171,8 +171,8 @@ impl Load {
 }
 
 impl Service {
-    /// The header that the token makes. No flag takes the token itself: others see the arguments of
-    /// a process.
+    /// Returns the header with the token. There is no flag for the token itself, because other
+    /// users can see the arguments of a process.
     fn token(&self) -> anyhow::Result<Option<HeaderValue>> {
         let (text, from) = match &self.token_file {
             Some(file) => {
@@ -195,7 +195,7 @@ impl Service {
     }
 }
 
-/// The command as a shell would take it again.
+/// Formats the command so that a shell can run it again.
 fn command_line(arguments: impl Iterator<Item = impl AsRef<OsStr>>) -> String {
     let quoted = |(number, argument): (usize, _)| {
         let text = AsRef::<OsStr>::as_ref(&argument).to_string_lossy().into_owned();
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_can_be_typed_again() {
+    fn the_shown_command_can_be_pasted() {
         let shown =
             command_line(["/usr/bin/eirs", "load", "--rate", "0..5@1m", "--expect", "it's (.*)", ""].iter());
         assert_eq!(shown, r"eirs load --rate 0..5@1m --expect 'it'\''s (.*)' ''");

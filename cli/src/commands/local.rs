@@ -1,6 +1,6 @@
-//! `eirs local`: the whole service on this machine. It starts the same programs that production
-//! runs, with settings that suit one machine, waits until they serve, shows how they do, and drains
-//! them in the order in which nothing is lost: first web, which lets go of its uploads, then the
+//! `eirs local`: runs the whole service on this machine. It starts the same programs as in
+//! production, with settings for one machine, waits until they are ready, shows their state, and
+//! drains them in an order that loses nothing: first web, which finishes its uploads, then the
 //! controller, which drains the workers.
 
 mod live;
@@ -52,18 +52,18 @@ pub struct Local {
     verbose: bool,
 }
 
-/// What is used where the operator has no policies.
+/// The policy that is used if the operator has none.
 const BUILT_IN_POLICY: &str = include_str!("../../../policies/default.toml");
-/// The web server must answer by then; it has nothing to load.
+/// Time limit for the web server to become ready; it has nothing to load.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// How long the programs may take to end beyond the deadlines that they have themselves.
+/// Additional time for the programs to end after their own deadlines.
 const MARGIN: Duration = Duration::from_secs(15);
-/// The controller ends when its workers have, and these by the deadline of their policy or their
-/// own.
+/// Time limit for the controller, which ends after its workers, and they by their policy's or their
+/// own deadline.
 const WORKERS_WITHIN: Duration = Duration::from_secs(180);
 
 impl Local {
-    /// Runs it.
+    /// Runs the command.
     pub async fn run(self, global: &Global) -> Result<Exit, Stop> {
         let layers = global
             .layers()
@@ -154,7 +154,7 @@ impl Local {
     }
 }
 
-/// Where the web server writes the addresses that it bound.
+/// The files into which the web server writes its addresses.
 struct AddressFiles {
     uploads: PathBuf,
     admin: PathBuf,
@@ -172,8 +172,8 @@ impl AddressFiles {
         }
     }
 
-    /// The same environment for a further start of the web server: clients look for it where it
-    /// was.
+    /// Returns the environment for a restart of the web server, with the same address as before,
+    /// where clients look for it.
     fn keep(&self, environment: &[(&'static str, OsString)]) -> Vec<(&'static str, OsString)> {
         let mut environment = environment.to_vec();
         let bound = [("EIRS_WEB__LISTEN", &self.uploads), ("EIRS_WEB__ADMIN_LISTEN", &self.admin)];
@@ -186,7 +186,7 @@ impl AddressFiles {
         environment
     }
 
-    /// What an earlier run left there is not the address of this one.
+    /// Deletes the files of an earlier run.
     fn remove(&self) {
         for file in [&self.uploads, &self.admin] {
             let _was_not_there = fs::remove_file(file);
@@ -194,14 +194,14 @@ impl AddressFiles {
     }
 }
 
-/// Why it ends.
+/// The reason for the end.
 enum End {
     Signal,
     Died(&'static str, std::process::ExitStatus),
     Failed(anyhow::Error),
 }
 
-/// What the programs are told beyond what they read themselves.
+/// Returns the environment of the programs, beyond what they read themselves.
 fn environment(
     layers: &Layers,
     settings: &Settings,
@@ -214,16 +214,16 @@ fn environment(
         ("EIRS_WEB__ADDRESS_FILE", files.uploads.clone().into()),
         ("EIRS_WEB__ADMIN_ADDRESS_FILE", files.admin.clone().into()),
         ("EIRS_CONTROLLER__POLICIES", policies(settings)?.into()),
-        // Nothing of this service may be left when it ends.
+        // All processes of this service must end with it.
         ("EIRS_CONTROLLER__ON_EXIT", "drain".into()),
     ];
-    // A service on another port must work beside the first one, whose port is taken for this, too.
+    // A second service on another port must work, so the admin port must not be fixed.
     if !layers.sets("web.admin_listen") {
         environment.push(("EIRS_WEB__ADMIN_LISTEN", "127.0.0.1:0".into()));
     }
     environment.extend(layers.file().map(|file| ("EIRS_CONFIG", file.into())));
-    // Workers of one core each share the machine, so that the fleet really grows and shrinks.
-    // Another number of threads was set on purpose.
+    // Workers of one core each share the machine, so that the fleet really grows and shrinks. An
+    // explicit number of threads is kept.
     if settings.worker.threads == 0 {
         environment.push(("EIRS_WORKER__THREADS", "1".into()));
     }
@@ -237,7 +237,7 @@ fn environment(
     Ok(environment)
 }
 
-/// The most workers at once.
+/// Returns the maximum number of workers.
 fn limit(settings: &Settings) -> String {
     match settings.controller.instance_limit {
         0 => std::thread::available_parallelism().map_or(1, usize::from).to_string(),
@@ -245,8 +245,8 @@ fn limit(settings: &Settings) -> String {
     }
 }
 
-/// The policies that were set; else those of the current folder; else the built-in one, in the
-/// state folder.
+/// Returns the configured policies, else those in the current folder, else the built-in one, which
+/// is written to the state folder.
 fn policies(settings: &Settings) -> anyhow::Result<PathBuf> {
     let set = &settings.controller.policies;
     if *set != Settings::default().controller.policies || set.is_dir() {
@@ -254,7 +254,7 @@ fn policies(settings: &Settings) -> anyhow::Result<PathBuf> {
     }
     let folder = settings.local.state.join(state_folder::POLICIES);
     let file = folder.join("default.toml");
-    // One that is there may have been edited.
+    // An existing file may have been edited.
     if !file.exists() {
         let written = fs::create_dir_all(&folder).and_then(|()| fs::write(&file, BUILT_IN_POLICY));
         written.with_context(|| format!("the built-in policy cannot be written to {}", file.display()))?;
@@ -262,13 +262,13 @@ fn policies(settings: &Settings) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-/// The web server that answers.
+/// The addresses of the web server that is ready.
 struct Ready {
     url: String,
     admin: Option<SocketAddr>,
 }
 
-/// Waits until the web server has said where it listens and answers there.
+/// Waits until the web server has written its addresses and is ready.
 async fn ready(files: &AddressFiles, settings: &Settings) -> anyhow::Result<Ready> {
     let deadline = Instant::now() + READY_WITHIN;
     let said = |file: &Path| {
@@ -278,10 +278,10 @@ async fn ready(files: &AddressFiles, settings: &Settings) -> anyhow::Result<Read
     let is_encrypted = settings.web.tls.certificate.is_some();
     loop {
         if let Some(address) = said(&files.uploads) {
-            // It is written before the other one.
+            // The admin address is written first.
             let admin = said(&files.admin);
-            // Over HTTP, which the operator's side always speaks. Where there is only HTTPS a
-            // connection has to do.
+            // Readiness is checked over HTTP on the admin address. If there is only HTTPS, a
+            // connection must suffice.
             let answers = match (admin, is_encrypted) {
                 (None, true) => TcpStream::connect(address).await.is_ok(),
                 _ => is_ready(admin.unwrap_or(address)).await?,
@@ -302,7 +302,7 @@ async fn is_ready(address: SocketAddr) -> anyhow::Result<bool> {
     Ok(matches!(answer, Ok(Ok(answer)) if answer.status.is_success()))
 }
 
-/// Where a server that listens on every address can be asked from here.
+/// Returns an address at which a server that listens on all addresses can be reached from here.
 fn reachable(bound: SocketAddr) -> SocketAddr {
     let ip = match bound.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -328,7 +328,7 @@ fn welcome(Ready { url, admin }: &Ready, settings: &Settings, limit: &str) {
     }
 }
 
-/// An upload, with the token and the certificate that it needs.
+/// Returns the command for an upload, with the required token and certificate.
 fn try_it(settings: &Settings, image: &str, url: &str) -> String {
     let mut command = "curl".to_owned();
     if let Some(certificate) = &settings.web.tls.certificate {
@@ -340,8 +340,8 @@ fn try_it(settings: &Settings, image: &str, url: &str) -> String {
     format!("{command} -F {} {url}/upload", quoted(&format!("myfile=@{image}")))
 }
 
-/// Web first: then every image that was taken is in the queue or answered, and the controller can
-/// send the workers home. Answers whether all of it ended by itself.
+/// Drains web first: then every accepted image is in the queue or has a result, and the controller
+/// can drain the workers. Returns whether all programs ended by themselves.
 async fn stop(web: Role, controller: Role, settings: &Settings, signals: &mut Signals) -> bool {
     let steps = [
         (web, "the uploads in flight are finished", settings.web.drain_deadline + MARGIN),
@@ -372,13 +372,13 @@ async fn stop(web: Role, controller: Role, settings: &Settings, signals: &mut Si
                 for (mut other, _, _) in steps {
                     other.kill().await;
                 }
-                // Behind the controller, which would start them again.
+                // After the controller, which would start them again.
                 roles::kill_workers(&settings.local.state);
                 return false;
             }
         }
     }
-    // A controller that was killed, or had ended by itself, has drained none.
+    // A controller that was killed, or had ended by itself, has drained no worker.
     if roles::kill_workers(&settings.local.state) > 0 {
         in_time = false;
         show::aside(
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn the_programs_are_told_what_suits_one_machine_unless_the_operator_said_otherwise() {
+    fn the_programs_get_settings_for_one_machine_unless_they_are_set() {
         let mut settings = Settings::default();
         settings.controller.policies = "mine".into();
         let usual = told(&settings, false);
@@ -430,11 +430,11 @@ mod tests {
     }
 
     #[test]
-    fn without_policies_the_built_in_one_is_written_once_and_an_edit_stays() {
+    fn without_policies_the_built_in_one_is_written_once_and_edits_stay() {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
         settings.local.state = folder.path().to_owned();
-        // The tests run in the package's folder, where there are no policies.
+        // The tests run in the folder of the package, which has no policies.
         let written = policies(&settings).unwrap();
         assert_eq!(written, folder.path().join("policies"));
         assert_eq!(fs::read_to_string(written.join("default.toml")).unwrap(), BUILT_IN_POLICY);
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn the_upload_to_try_carries_the_token_and_the_certificate_where_they_are_needed() {
+    fn the_example_upload_has_the_required_token_and_certificate() {
         let mut settings = Settings::default();
         let url = "http://127.0.0.1:8000";
         assert_eq!(try_it(&settings, "photo.jpg", url), format!("curl -F myfile=@photo.jpg {url}/upload"));
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_web_server_that_is_started_again_listens_where_it_did() {
+    fn a_restarted_web_server_listens_at_the_same_address() {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
         settings.local.state = folder.path().to_owned();
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_on_every_address_is_asked_on_the_loopback() {
+    fn a_server_on_all_addresses_is_reached_on_the_loopback() {
         let asked = |bound: &str| reachable(bound.parse().unwrap()).to_string();
         assert_eq!(asked("0.0.0.0:80"), "127.0.0.1:80");
         assert_eq!(asked("[::]:80"), "[::1]:80");

@@ -1,5 +1,5 @@
-//! `eirs man` and `eirs completions`: what other programs know of the command line, made of its own
-//! definition.
+//! `eirs man` and `eirs completions`: generates manual pages and shell completions from the
+//! definition of the command line.
 
 use std::{
     fs,
@@ -56,7 +56,7 @@ impl ManCommand {
     }
 }
 
-/// Writes on stdout what is no line. A reader that went away is no failure.
+/// Writes bytes that are not a line to stdout. A closed pipe is not a failure.
 fn give(bytes: &[u8]) -> Result<Exit, Stop> {
     let written = io::stdout().write_all(bytes);
     match written.map_err(|error| (error.kind(), error)) {
@@ -74,7 +74,7 @@ fn write_pages(folder: &Path, pages: &[(String, Vec<u8>)]) -> anyhow::Result<()>
     Ok(())
 }
 
-/// The pages with the names of their files: `eirs` first, then its subcommands, then the daemons.
+/// Returns the pages with their file names: `eirs` first, then its subcommands, then the daemons.
 fn pages() -> Vec<(String, Vec<u8>)> {
     let mut eirs = Cli::command().disable_help_subcommand(true);
     eirs.build();
@@ -107,14 +107,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_subcommand_and_every_program_has_a_page_that_names_its_flags() {
+    fn every_subcommand_and_program_has_a_page_with_its_flags() {
         let pages = pages();
         let page = |name: &str| {
             let found = pages.iter().find(|(file, _)| file == name);
             let (_, text) = found.unwrap_or_else(|| {
                 panic!("{name}: {:?}", pages.iter().map(|(file, _)| file).collect::<Vec<_>>())
             });
-            // In a page a minus is written as an escape.
+            // In a manual page, a minus is written as an escape.
             String::from_utf8(text.clone()).unwrap().replace("\\-", "-")
         };
         for (name, words) in [
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pages_are_written_into_a_folder_that_is_made_for_them() {
+    fn the_pages_are_written_into_a_new_folder() {
         let folder = tempfile::tempdir().unwrap();
         let deeper = folder.path().join("share/man/man1");
         ManCommand { folder: Some(deeper.clone()) }.run().unwrap();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shell_learns_every_subcommand() {
+    fn every_shell_completes_every_subcommand() {
         use clap::ValueEnum;
         for shell in Shell::value_variants() {
             let mut script = Vec::new();

@@ -18,7 +18,7 @@ pub enum ModelCommand {
 }
 
 impl ModelCommand {
-    /// Runs it.
+    /// Runs the command.
     pub fn run(self, global: &Global) -> Result<Exit, Stop> {
         match self {
             Self::Check(check) => check.run(global),
@@ -60,7 +60,7 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
 }
 
 impl Which {
-    /// The settings of the process, with those of the command line above them.
+    /// Returns the settings of the process, overridden by those on the command line.
     fn layers(&self, global: &Global) -> Layers {
         let key = |key: &str| format!("models.{}.{key}", self.model);
         let engine = self.engine.and_then(|engine| Some(engine.to_possible_value()?.get_name().to_owned()));

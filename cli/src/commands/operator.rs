@@ -1,6 +1,6 @@
-//! `eirs pause`, `resume`, `cordon` and `uncordon`: what an operator orders beyond the policies.
-//! The orders are written to the state folder; a controller that runs obeys at once, another one
-//! from its start.
+//! `eirs pause`, `resume`, `cordon` and `uncordon`: orders of the operator beyond the policies.
+//! They are written to the state folder; a running controller obeys at once, another one from its
+//! start.
 
 use std::{collections::BTreeSet, fmt::Display, sync::Arc};
 
@@ -72,16 +72,16 @@ pub(crate) struct Uncordon {
     voice: Voice,
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Ordered<'a> {
-    /// All orders that are in force now.
+    /// All orders in force.
     orders: &'a Operator,
-    /// Whether a controller runs: it obeys at once, and otherwise the next one will.
+    /// Whether a controller runs and obeys at once; otherwise the next one will.
     controller_running: bool,
 }
 
-/// How many names are listed if one was wrong.
+/// Number of known names that are listed after a wrong one.
 const NAMES: usize = 20;
 
 impl Pause {
@@ -151,7 +151,7 @@ impl CordonCommand {
             for instance in &self.instances {
                 let cordon = Cordon { since: Utc::now(), by: user(), drain: self.drain };
                 let now = orders.cordoned.entry(instance.clone()).or_insert(cordon);
-                // Said again without --drain, it may stay.
+                // Without --drain, a repeated cordon cancels the drain.
                 now.drain = self.drain;
             }
         })?;
@@ -166,7 +166,7 @@ impl Uncordon {
     pub(crate) fn run(self, global: &Global) -> Result<Exit, Stop> {
         let settings = ready(global)?;
         let cordoned: BTreeSet<_> = read(&settings)?.cordoned.into_keys().collect();
-        // What is cordoned can be uncordoned, whether the fleet still has it or not.
+        // A cordoned instance can be uncordoned even if the fleet no longer has it.
         check_known("cordoned instance", &self.instances, &cordoned)?;
         let orders = change(&settings, |orders| {
             orders.cordoned.retain(|instance, _| !self.instances.contains(instance));
@@ -189,7 +189,7 @@ fn ordered(voice: Voice, settings: &Settings, orders: &Operator, sentence: impl 
     Exit::Ok
 }
 
-/// The settings of a state folder that exists; an order must not make one.
+/// Returns the settings for an existing state folder; an order must not create one.
 fn ready(global: &Global) -> Result<Settings, Stop> {
     let settings = global.settings()?;
     state::expect_ours(&settings)?;
@@ -208,7 +208,7 @@ fn bad(error: BadOrders) -> Stop {
     Stop::Failed(error.into())
 }
 
-/// The names that an order can be about.
+/// The names to which an order can apply.
 #[derive(Debug, Default)]
 struct Known {
     pools: BTreeSet<String>,
@@ -217,7 +217,7 @@ struct Known {
 }
 
 impl Known {
-    /// From the files of the policies and from what the controller wrote down.
+    /// Reads the names from policy files and from the controller's status.
     fn of(settings: &Settings) -> Self {
         let status = status::read(&settings.status_file());
         let folder = status::policy_folder(settings, status.as_ref());
@@ -233,13 +233,13 @@ impl Known {
         known
     }
 
-    /// With what the fleet itself has: the controller may not have written it down yet, or none has
-    /// run.
+    /// Adds the instances of the fleet itself, since the controller may not have written them yet,
+    /// or has never run.
     async fn with_instances(self, settings: &Settings) -> anyhow::Result<BTreeSet<String>> {
         let specs: Vec<_> =
             self.policies.pools.iter().map(|(name, policy)| PoolSpec::of(name, policy)).collect();
         let fleet = fleet::peek(settings, Arc::new(SystemClock)).await;
-        // What cannot be asked does not say that there is no such instance.
+        // If the fleet cannot be listed, the instance may exist.
         let listed = fleet.list(&specs).await?;
         Ok(self.instances.into_iter().chain(listed.into_iter().map(|instance| instance.id)).collect())
     }
@@ -251,7 +251,7 @@ fn check_known(what: &str, names: &[String], known: &BTreeSet<String>) -> Result
         return Err(Stop::Usage(format!("unknown {what} `{unknown}`; none exist")));
     }
     let mut sorted: Vec<_> = known.iter().map(String::as_str).collect();
-    // Names that count: p-2 comes before p-10.
+    // Sorts by number: p-2 before p-10.
     sorted.sort_by_key(|name| (name.trim_end_matches(|c: char| c.is_ascii_digit()), name.len(), *name));
     let shown = sorted[..sorted.len().min(NAMES)].join(", ");
     let more = match sorted.len().saturating_sub(NAMES) {
@@ -261,12 +261,12 @@ fn check_known(what: &str, names: &[String], known: &BTreeSet<String>) -> Result
     Err(Stop::Usage(format!("unknown {what} `{unknown}`; known: {shown}{more}")))
 }
 
-/// `default-1, default-2` and `are`
+/// Formats as `default-1, default-2`, with `are`.
 fn names(instances: &[String]) -> (String, &'static str) {
     (instances.join(", "), if instances.len() == 1 { "is" } else { "are" })
 }
 
-/// Who gives the order: the one behind `sudo`, where there is one.
+/// Returns the user who gives the order: the user of `sudo`, if there is one.
 fn user() -> Option<String> {
     let named = |key: &str| std::env::var(key).ok().filter(|name| !name.is_empty());
     let by_number = || format!("uid {}", rustix::process::getuid().as_raw());
@@ -325,7 +325,7 @@ mod tests {
         let first = rig.orders().paused("default").cloned().unwrap();
         assert!(first.by.is_some());
         rig.pause(Some("default")).unwrap();
-        assert_eq!(rig.orders().paused("default"), Some(&first), "who was first stays named");
+        assert_eq!(rig.orders().paused("default"), Some(&first), "the first order keeps its user");
         rig.pause(None).unwrap();
         assert!(rig.orders().paused("other").is_some());
         let refused = rig.resume(Some("default")).unwrap_err().to_string();
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wrong_name_is_a_wrong_usage_and_the_known_ones_are_listed() {
+    async fn a_wrong_name_is_a_usage_error_that_lists_the_known_ones() {
         let rig = rig();
         let usage = |end: Result<Exit, Stop>| match end {
             Err(Stop::Usage(sentence)) => sentence,
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_makes_no_state_folder() {
+    fn an_order_does_not_create_a_state_folder() {
         let rig = rig();
         let state = rig.folder.path().join("none");
         let global = Global { config: None, state: Some(state.clone()) };

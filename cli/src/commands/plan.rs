@@ -43,20 +43,20 @@ pub(crate) struct PlanCommand {
     voice: Voice,
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// When queues and workers were looked at.
+    /// The time when queues and workers were inspected.
     at: DateTime<Utc>,
     /// The folder of the policies.
     policies: String,
-    /// When the controller last looked, whose past was used; null where none runs.
+    /// The time of the last pass of the controller whose history is used; null if none runs.
     controller_at: Option<DateTime<Utc>>,
-    /// Each pool's part.
+    /// The plan of each pool.
     pools: BTreeMap<String, Pool>,
-    /// What could not be seen.
+    /// The parts that could not be inspected.
     missing: Vec<String>,
-    /// What is wrong with policies and orders as they are on disk.
+    /// Errors in policies and orders on disk.
     complaints: Vec<String>,
 }
 
@@ -69,7 +69,7 @@ struct Pool {
     /// Each action in words.
     would: Vec<String>,
     paused: Option<Order>,
-    /// Whether it has a policy that can be read; the queue is not looked at without one.
+    /// Whether the pool has a valid policy; otherwise its queue is not inspected.
     #[serde(skip)]
     has_policy: bool,
 }
@@ -121,10 +121,10 @@ impl PlanCommand {
     }
 }
 
-/// Policies and what is wrong with some of them.
+/// Policies, and the errors of some of them.
 type Read = Result<(Policies, Vec<String>), Vec<Complaint>>;
 
-/// The policies that a controller would take at its start: all must be good.
+/// Returns the policies that a controller would accept at its start: all must be valid.
 fn strict(folder: &std::path::Path, settings: &Settings) -> Read {
     let policies = load::load_dir(folder)?.limited_by(settings);
     match policies.complaints(folder, settings) {
@@ -133,7 +133,7 @@ fn strict(folder: &std::path::Path, settings: &Settings) -> Read {
     }
 }
 
-/// The policies of the running controller, as far as their files can be read now.
+/// Returns the policies of the running controller, as far as their files are valid now.
 fn in_force(folder: &std::path::Path, settings: &Settings) -> Read {
     let read = load::read_folder(folder).map_err(|complaint| vec![complaint])?;
     let (mut policies, mut complaints) = (Policies::default().limited_by(settings), Vec::new());
@@ -224,7 +224,7 @@ impl Pool {
         }
         for hold in &plan.holds {
             let sentence = hold.to_string();
-            // It begins with the word of its row: `held: ...` or `waiting: ...`.
+            // The sentence starts with the name of its row: `held: ...` or `waiting: ...`.
             let (word, rest) = sentence.split_once(": ").unwrap_or(("held", &sentence));
             say(word, rest);
         }
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_controller_the_queue_is_looked_at_and_nothing_is_touched() {
+    async fn without_a_controller_the_queue_is_inspected_and_nothing_changes() {
         let (folder, global, settings) = rig();
         let backend = state::open(&settings).await.unwrap();
         let jobs = vec![Bytes::from("job"); 25];
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_without_a_policy_is_not_said_to_have_a_queue_that_fails() {
+    fn a_pool_without_a_policy_does_not_report_a_queue_error() {
         let pool = |has_policy| Pool {
             reason: String::new(),
             would: Vec::new(),
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_fits_on_eighty_columns() {
+    fn a_plan_fits_in_eighty_columns() {
         use eirs_controller::decide::{Action, Hold, Wish};
         let because = "10 for each instance".to_owned();
         let plan = PoolPlan {

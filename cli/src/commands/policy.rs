@@ -32,7 +32,7 @@ pub struct Check {
 }
 
 impl PolicyCommand {
-    /// Runs it.
+    /// Runs the command.
     pub fn run(self, global: &Global) -> Result<Exit, Stop> {
         match self {
             Self::Check(check) => check.run(global),
@@ -91,12 +91,12 @@ mod tests {
         let global = Global { config: None, state: None };
         let check = |path: PathBuf| Check { path: Some(path), voice: Voice::default() }.run(&global).unwrap();
         let said = check(folder.path().to_owned());
-        assert_eq!(check(folder.path().join("dogs.toml")), said, "a file is checked as its folder is");
+        assert_eq!(check(folder.path().join("dogs.toml")), said, "a file is checked like its folder");
         said
     }
 
     #[test]
-    fn a_good_policy_is_fine_and_a_bad_one_is_a_bad_configuration() {
+    fn a_valid_policy_passes_and_an_invalid_one_is_bad_settings() {
         assert_eq!(check("[pool]\nmax = 3\n[[rule]]\nkind = \"backlog\"\nper_instance = 10\n"), Exit::Ok);
         assert_eq!(check("[pool]\nmaximum = 3\n"), Exit::BadSettings);
         assert_eq!(check("[pool]\nmodel = \"nobody-described-it\"\n"), Exit::BadSettings);

@@ -1,6 +1,5 @@
-//! `eirs setup`: makes an installation in an AWS account, or makes one what it should be. Every
-//! step looks first and does only what is missing, so that a run that was interrupted is simply run
-//! again.
+//! `eirs setup`: creates an installation in an AWS account, or updates one. Every step inspects
+//! first and does only what is missing, so that an interrupted run can be repeated.
 
 pub(crate) mod survey;
 
@@ -103,13 +102,13 @@ enum WebHost {
     This,
     /// None yet
     None,
-    /// Those that there are, which are upgraded where they stand.
+    /// The existing web hosts, which are upgraded in place.
     #[value(skip)]
     Upgraded,
 }
 
 impl Setup {
-    /// Runs it.
+    /// Runs the command.
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Stop> {
         let settings = self.settings(global)?;
         match self.print.or(self.print_iam.then_some(Print::Iam)) {
@@ -169,15 +168,15 @@ impl Setup {
     }
 }
 
-/// The settings, for a backend that is not there yet: what it is called follows from the account.
+/// Returns the settings for a backend that does not exist yet, whose names follow from the account.
 pub(crate) fn cloud_settings(layers: Layers) -> Result<Settings, Stop> {
     let layers = layers.flag("backend", Some("local"));
     let settings = Settings { backend: BackendKind::Aws, ..layers.load()? };
-    // They were loaded as those of one machine, which takes more.
+    // They were loaded as local settings, which accept more.
     settings.refused_by_aws().map_or(Ok(settings), |refused| Err(refused.into()))
 }
 
-/// How many machines each pool should have.
+/// Returns the number of machines of each pool.
 pub(crate) fn pools(settings: &Settings) -> Result<Sizes, Stop> {
     let (mut pools, mut complaints) = (BTreeMap::new(), Vec::new());
     for (name, text) in bundle::policies(settings)? {
@@ -193,18 +192,18 @@ pub(crate) fn pools(settings: &Settings) -> Result<Sizes, Stop> {
     if complaints.is_empty() { Ok(pools) } else { Err(BadSettings(complaints).into()) }
 }
 
-/// What should be there.
+/// The desired state.
 pub(crate) struct Wanted {
     pub(crate) pools: Sizes,
     web_host: WebHost,
     replace_web_host: bool,
-    /// How many machines are replaced at once.
+    /// Number of machines that are replaced at the same time.
     pub(crate) wave: u32,
     pub(crate) worker: Bundle,
     web: Option<Bundle>,
-    /// What is baked on.
+    /// The base image.
     base: Image,
-    /// The system's newest image, where it is another one.
+    /// The system's newest image, if it is another one.
     newer_base: Option<String>,
 }
 
@@ -218,7 +217,7 @@ impl Wanted {
         Ok(Self { web_host: setup.web_host, replace_web_host: setup.replace_web_host, web, ..wanted })
     }
 
-    /// Those that setup has launched are upgraded.
+    /// Returns the desired state with web hosts, if setup launched them, upgraded.
     pub(crate) async fn with_web_hosts(
         account: &Account,
         pools: Sizes,
@@ -231,7 +230,7 @@ impl Wanted {
         Ok(Self { web_host: WebHost::Upgraded, web: Some(Bundle::of(account, Role::Web)?), ..wanted })
     }
 
-    /// Web hosts stay as they are.
+    /// Returns the desired state with unchanged web hosts.
     pub(crate) async fn without_web_host(
         account: &Account,
         pools: Sizes,
@@ -259,21 +258,21 @@ impl Wanted {
         })
     }
 
-    /// The image of the workers, if it is baked.
+    /// Returns the image of the workers, if it is baked.
     async fn image(&self, account: &Account) -> anyhow::Result<Option<Image>> {
         let found = image::of_bundle(account, &self.worker.digest, &self.base.id).await?;
         Ok(found.filter(|baked| !baked.has_failed).map(|baked| baked.image))
     }
 }
 
-/// Whether what was made then is older than it may be; zero is no limit.
+/// Returns whether something is older than `limit`; zero is no limit.
 pub(crate) fn is_older(made_at: &str, limit: Duration, now: DateTime<Utc>) -> bool {
     let made_at = DateTime::parse_from_rfc3339(made_at);
     let age = made_at.ok().and_then(|made_at| (now - made_at.to_utc()).to_std().ok());
     !limit.is_zero() && age.is_some_and(|age| age > limit)
 }
 
-/// Makes everything; returns why the update of the machines went back, where it did.
+/// Carries everything out; returns the reason if the update of the machines was rolled back.
 pub(crate) async fn carry_out(
     account: &Account,
     wanted: &Wanted,
@@ -281,8 +280,7 @@ pub(crate) async fn carry_out(
 ) -> anyhow::Result<Option<String>> {
     let progress = Progress::new();
     let tell = |what: &str| progress.tell(what);
-    // First of all: whatever becomes of this run, `eirs check` and `eirs cleanup` find what it
-    // made.
+    // First of all, so that `eirs check` and `eirs cleanup` find everything even after a failure.
     if let Some(file) = write_settings(account, global)? {
         progress.done(&format!("the settings of the installation, in {}", file.display()));
     }
@@ -341,7 +339,7 @@ async fn give_address(account: &Account, host: &str, progress: &Progress) -> any
     Ok(())
 }
 
-/// Buckets, queues, documents, the key and roles: all that needs no network.
+/// Creates everything that needs no network: buckets, queues, documents, the key and roles.
 async fn make_all(account: &Account, progress: &Progress) -> anyhow::Result<()> {
     let tell = |what: &str| progress.tell(what);
     for bucket in Bucket::both(account) {
@@ -373,7 +371,7 @@ async fn make_key(account: &Account, progress: &Progress) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Says how to go on, and answers with where to upload, where that is known.
+/// Prints the next steps, and returns the address for uploads, if it is known.
 async fn finish(
     account: &Account,
     wanted: &Wanted,
@@ -403,8 +401,8 @@ async fn finish(
     Ok(upload_to)
 }
 
-/// The settings by which the operator's tool finds the installation: the file that was named, or
-/// one in this folder.
+/// Returns the path of the settings with which the operator finds the installation: the given file,
+/// or one in this folder.
 fn settings_file(account: &Account, global: &Global) -> PathBuf {
     let own = || PathBuf::from(format!("{}-{}.toml", account.prefix(), account.region));
     Layers::of_process(global.config.as_deref()).file().map_or_else(own, Path::to_owned)
@@ -420,7 +418,7 @@ fn write_settings(account: &Account, global: &Global) -> anyhow::Result<Option<P
     Ok(Some(file))
 }
 
-/// Makes this machine the web host: its settings and policies, where there are none yet.
+/// Makes this machine the web host: writes its settings and policies, unless they exist.
 fn this_host(account: &Account, voice: Voice) -> anyhow::Result<()> {
     let etc = Path::new("/etc/eirs");
     let settings = etc.join("eirs.toml");

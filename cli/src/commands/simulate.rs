@@ -27,11 +27,11 @@ use self::{
 };
 use crate::{Exit, Global, Stop, show::Voice};
 
-/// The other rules that are compared with by default.
+/// The default rules of the comparison.
 const REFERENCES: &str = "seed,keda,target-tracking,kpa";
-/// With this many seeds, ...
+/// Default number of seeds, if all runs together have at most [`MOST_JOBS`] jobs.
 const SEEDS: u64 = 5;
-/// ... as long as they have no more jobs than this together.
+/// See [`SEEDS`].
 const MOST_JOBS: u64 = 200_000;
 
 /// Replay arrivals under a policy, beside other autoscalers and perfect foresight
@@ -125,7 +125,7 @@ pub(crate) struct Simulate {
 }
 
 impl Simulate {
-    /// Runs it.
+    /// Runs the command.
     pub(crate) fn run(self, global: &Global) -> Result<Exit, Stop> {
         if let [several, ..] = &self.trace[..]
             && (self.trace.len() > 1 || together::pool_of(several).is_some())
@@ -231,7 +231,7 @@ impl Simulate {
             .collect()
     }
 
-    /// The pool and its file.
+    /// Returns the pool and its file.
     fn source(&self, global: &Global) -> Result<Source, Stop> {
         let folder = match &self.policy {
             Some(path) if path.is_file() => return Source::read(path, self.pool.as_deref()),
@@ -252,7 +252,7 @@ impl Simulate {
     }
 }
 
-/// Progress of a number of runs, which take seconds for a long trace.
+/// Creates a progress bar for runs, which take seconds for a long trace.
 fn bar(runs: usize) -> ProgressBar {
     let style =
         ProgressStyle::with_template("{spinner} simulated {pos} of {len} runs in {elapsed} {wide_bar}");
@@ -261,7 +261,7 @@ fn bar(runs: usize) -> ProgressBar {
     bar
 }
 
-/// A policy's text.
+/// The text of a policy.
 struct Source {
     path: PathBuf,
     pool: String,
@@ -277,7 +277,7 @@ impl Source {
         Ok(Self { path: path.to_owned(), pool: pool.map_or_else(name, str::to_owned), text })
     }
 
-    /// The policy with these keys set.
+    /// Returns the policy with these keys set.
     fn policy(&self, set: &[Override]) -> Result<Policy, Stop> {
         let Self { path, text, .. } = self;
         let named = |problem: String| Stop::Usage(format!("{}: {problem}", path.display()));
@@ -292,7 +292,8 @@ fn duration(text: &str) -> Result<Duration, String> {
     eirs_platform::settings::units::duration::parse(text)
 }
 
-/// A time that passes: a controller that looks again at once, without end, would stand still.
+/// Parses a duration of at least 1 ms: a controller without a pause between passes would not let
+/// the simulated time advance.
 pub(super) fn some_time(text: &str) -> Result<Duration, String> {
     let time = duration(text)?;
     if time < Duration::from_millis(1) {
@@ -306,7 +307,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_time_is_not_some_time() {
+    fn a_duration_below_a_millisecond_is_refused() {
         assert_eq!(some_time("1ms"), Ok(Duration::from_millis(1)));
         for text in ["0s", "999us", "1ns", "soon"] {
             assert!(some_time(text).is_err(), "{text}");

@@ -1,4 +1,4 @@
-//! What the controller wrote down last, in words.
+//! Formats the last status of the controller.
 
 pub mod command;
 mod text;
@@ -13,18 +13,18 @@ use eirs_platform::settings::Settings;
 
 pub use self::text::text;
 
-/// Reads the status file; `None` where there is none or it is of another version.
+/// Reads the status file; `None` if it does not exist or has another version.
 pub fn read(file: &Path) -> Option<Status> {
     serde_json::from_slice(&fs::read(file).ok()?).ok()
 }
 
-/// Where the policies are: a flag of the controller, else the settings.
+/// Returns the folder of the policies: a flag of the controller, else the settings.
 pub fn policy_folder(settings: &Settings, status: Option<&Status>) -> PathBuf {
     let told = status.map(|status| PathBuf::from(&status.policies)).filter(|told| told.is_dir());
     told.unwrap_or_else(|| settings.controller.policies.clone())
 }
 
-/// The instances of a pool that run: `2 ready, 1 starting`; `None` where none does.
+/// Formats the running instances of a pool, as in `2 ready, 1 starting`; `None` without any.
 fn counts(pool: &PoolStatus) -> Option<String> {
     let counts = [(pool.ready, "ready"), (pool.starting, "starting"), (pool.leaving, "leaving")];
     let told: Vec<_> = counts
@@ -35,7 +35,7 @@ fn counts(pool: &PoolStatus) -> Option<String> {
     (!told.is_empty()).then(|| told.join(", "))
 }
 
-/// The fleet: `2 ready, 1 starting`, pool by pool where there are several.
+/// Formats the fleet, as in `2 ready, 1 starting`, pool by pool if there are several.
 pub fn fleet(status: &Status) -> String {
     let of_pool = |pool: &PoolStatus| counts(pool).unwrap_or_else(|| "none".to_owned());
     match status.pools.as_slice() {
@@ -48,7 +48,7 @@ pub fn fleet(status: &Status) -> String {
     }
 }
 
-/// The work: `17 waiting, 3 in flight, 12.3 images/s`.
+/// Formats the work, as in `17 waiting, 3 in flight, 12.3 images/s`.
 pub fn work(status: &Status) -> String {
     let sum = |count: fn(&PoolStatus) -> Option<u64>| status.pools.iter().filter_map(count).sum::<u64>();
     let (waiting, in_flight) = (sum(|pool| pool.visible), sum(|pool| pool.in_flight));

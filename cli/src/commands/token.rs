@@ -1,4 +1,4 @@
-//! `eirs token`: the tokens by which the web server knows its clients.
+//! `eirs token`: manages the tokens with which clients authenticate to the web server.
 
 use std::{
     fs::{self, File},
@@ -158,7 +158,7 @@ impl Revoke {
     fn run(self, global: &Global) -> Result<Exit, Stop> {
         let settings = global.settings()?;
         let file = self.place.file(&settings)?;
-        // Before the file could be made.
+        // Checks the file before a missing one would be created.
         Tokens::read(&file).map_err(anyhow::Error::msg)?;
         change(&file, &settings, |tokens| {
             let was_there = tokens.revoke(&self.name);
@@ -180,7 +180,7 @@ impl Place {
     }
 }
 
-/// Changes the file, and nobody else at the same time. A file that is not there is made.
+/// Changes the file under a lock. A missing file is created.
 fn change<T>(
     file: &Path,
     settings: &Settings,
@@ -188,7 +188,7 @@ fn change<T>(
 ) -> anyhow::Result<T> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let shown = file.display();
-    // The folder is what stays: the file is replaced.
+    // Locks the folder, because the file is replaced.
     let held = File::open(folder).with_context(|| format!("{shown}: its folder cannot be read"))?;
     held.lock().with_context(|| format!("{shown}: its folder cannot be locked"))?;
     let mut tokens = match file.try_exists() {
@@ -200,8 +200,8 @@ fn change<T>(
     Ok(changed)
 }
 
-/// Root makes the file for the services, which are of another user: the one whose the state folder
-/// is.
+/// Returns the group of the file if root creates it: that of the state folder, which belongs to the
+/// user of the services.
 fn group(settings: &Settings) -> Option<u32> {
     let is_root = rustix::process::geteuid().is_root();
     is_root.then(|| fs::metadata(&settings.local.state).map(|folder| folder.gid()).ok()).flatten()

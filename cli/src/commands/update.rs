@@ -1,6 +1,5 @@
-//! `eirs update`: the machines of an installation get a new image, one of them first, and go back
-//! where it does not hold what it should. `eirs setup` does the same where it finds machines of
-//! another image.
+//! `eirs update`: gives the machines of an installation a new image, one of them first, and rolls
+//! back if it fails the checks. `eirs setup` does the same if it finds machines with another image.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -65,7 +64,7 @@ pub(crate) struct UpdateCommand {
 }
 
 impl UpdateCommand {
-    /// Runs it.
+    /// Runs the command.
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Stop> {
         let layers = global.layers().flag("setup.update.wave", self.wave);
         let settings = setup::cloud_settings(layers)?;
@@ -143,7 +142,7 @@ impl UpdateCommand {
         Ok(Exit::Ok)
     }
 
-    /// Goes on, or back.
+    /// Continues an update, or rolls it back.
     async fn go_on(&self, account: &Account, pools: &Sizes, record: &Record) -> Result<Exit, Stop> {
         if self.rollback {
             let last = record.read().await?;
@@ -193,8 +192,8 @@ async fn backend(account: &Account) -> anyhow::Result<Backend> {
     Ok(Backend::open(&account.settings, Arc::new(SystemClock)).await?)
 }
 
-/// Replaces the machines that are of another image, where there are any; returns why they are not
-/// all of this image, where that is so.
+/// Replaces the machines with another image, if there are any; returns the reason if not all have
+/// this image afterwards.
 pub(crate) async fn machines(
     account: &Account,
     wanted: &Wanted,
@@ -229,7 +228,7 @@ pub(crate) async fn machines(
     Ok(outcome(&update))
 }
 
-/// Carries out what is written down, as the only one.
+/// Carries out the recorded update, as the only process.
 async fn drive(
     account: &Account,
     sizes: &Sizes,
@@ -255,7 +254,7 @@ async fn drive(
     Ok(update)
 }
 
-/// What an operator must know, where the machines are not of the new image now.
+/// Returns a sentence for the operator if the machines do not have the new image.
 fn outcome(update: &Update) -> Option<String> {
     let why = update.why.as_deref().unwrap_or("an operator wanted it");
     match update.phase {
@@ -267,7 +266,7 @@ fn outcome(update: &Update) -> Option<String> {
     }
 }
 
-/// The image that most machines are of which the controller has, as far as it is still there.
+/// Returns the image of most machines of the controller, if it still exists.
 async fn image_of_most(account: &Account, but: &str) -> anyhow::Result<Option<String>> {
     let known = image::all(account).await?;
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();

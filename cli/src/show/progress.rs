@@ -1,4 +1,4 @@
-//! Work that takes minutes, as what is done in a cloud does.
+//! The progress of work that takes minutes, as in a cloud.
 
 use std::{
     io::{self, IsTerminal},
@@ -11,15 +11,14 @@ use indicatif::ProgressBar;
 
 use super::aside;
 
-/// Something long that goes on: on a terminal one line that changes, elsewhere a line for each
-/// thing that is new.
+/// Shows progress: on a terminal one line that is updated, elsewhere a line per step.
 #[derive(Debug)]
 pub struct Progress {
     spinner: Option<ProgressBar>,
 }
 
 impl Progress {
-    /// Nothing is said yet.
+    /// Starts without a message.
     pub fn new() -> Self {
         let spinner = io::stderr().is_terminal().then(ProgressBar::new_spinner);
         if let Some(spinner) = &spinner {
@@ -28,7 +27,7 @@ impl Progress {
         Self { spinner }
     }
 
-    /// What is going on now.
+    /// Shows the current step.
     pub fn tell(&self, what: &str) {
         match &self.spinner {
             Some(spinner) => spinner.set_message(what.to_owned()),
@@ -36,7 +35,7 @@ impl Progress {
         }
     }
 
-    /// Something is done, and stays on the screen.
+    /// Shows a finished step, which stays on the screen.
     #[cfg(feature = "aws")]
     pub fn done(&self, what: &str) {
         let line = format!("{} {what}", style("done").for_stderr().green());

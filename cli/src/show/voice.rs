@@ -1,4 +1,4 @@
-//! The two ways in which a command reports what it did.
+//! The two forms in which a command reports its results.
 
 use std::{fmt::Display, io};
 
@@ -17,29 +17,29 @@ pub struct Voice {
 }
 
 impl Voice {
-    /// Something that a person should read.
+    /// Prints a sentence for the user.
     pub fn say(self, sentence: impl Display) {
         if self.json { aside(sentence) } else { out(sentence) }
     }
 
-    /// What came of it, once and at the end.
+    /// Prints the final result.
     pub fn end(self, result: &impl Serialize) {
         if self.json {
             json(result);
         }
     }
 
-    /// The same as a person reads it and as a program does.
+    /// Prints the result as text or as JSON.
     pub fn tell<T: Display>(self, result: &impl Serialize, text: impl FnOnce() -> T) {
         if self.json { json(result) } else { out(text()) }
     }
 
-    /// Whether a person agrees, or has said so before.
+    /// Returns whether the user agrees, or has agreed with a flag.
     pub fn confirmed(self, yes: bool) -> Result<bool, Stop> {
         Ok(yes || self.agreed(confirm("Do it?"))?)
     }
 
-    /// Whether a person agrees, by what was answered to the question.
+    /// Returns whether the user agrees, given the answer to the question.
     pub fn agreed(self, answer: io::Result<Option<bool>>) -> Result<bool, Stop> {
         match answer.map_err(anyhow::Error::from)? {
             Some(true) => Ok(true),

@@ -1,5 +1,5 @@
-//! `eirs cleanup` in an AWS account: everything that is tagged as this installation's, in the order
-//! in which it can go. What an interrupted run left is found by the next one as anything else is.
+//! `eirs cleanup` in an AWS account: deletes all resources with the tag of this installation, in a
+//! possible order. The next run finds the rest after an interruption.
 
 use std::time::Duration;
 
@@ -30,12 +30,12 @@ use crate::{
     show::{Progress, count},
 };
 
-/// An instance is gone by then, ...
+/// Time limit for instances to terminate.
 const GONE_WITHIN: Duration = Duration::from_secs(900);
-/// ... and what it used is free by then.
+/// Time limit until the resources of terminated instances can be deleted.
 const FREE_WITHIN: Duration = Duration::from_secs(300);
 
-/// Runs it on the installation that these settings describe.
+/// Runs the command for the installation that these settings describe.
 pub(super) async fn run(cleanup: &Cleanup, settings: Settings) -> Result<Exit, Stop> {
     if let Some(holder) = state_folder::holder(&settings.local.state, CONTROLLER_LOCK) {
         let who = holder.who();
@@ -77,7 +77,7 @@ pub(super) async fn run(cleanup: &Cleanup, settings: Settings) -> Result<Exit, S
     cleanup.carry_out(found.text(&account, cleanup.mode), report, work).await
 }
 
-/// What there is of the installation.
+/// The existing resources of the installation.
 #[derive(Debug)]
 struct Found {
     instances: Vec<Instance>,
@@ -90,8 +90,8 @@ struct Found {
     roles: Vec<String>,
     queues: Vec<String>,
     buckets: Vec<(Bucket, Contents)>,
-    /// The stack of CloudFormation whose things these are, where there is one: it is not for us to
-    /// delete them.
+    /// The CloudFormation stack that owns the resources, if there is one, which are then not
+    /// deleted here.
     stack: Option<String>,
 }
 
@@ -126,8 +126,9 @@ impl Found {
         Ok(if mode == Mode::Delete && found.stack.is_some() { found.without_the_stacks() } else { found })
     }
 
-    /// What is left to delete here: what was launched, baked or stored since the stack was made.
-    /// The stack deletes queues as they are, and buckets that are empty.
+    /// Returns what must be deleted here: resources that were launched, baked or stored since the
+    /// stack was created. The stack itself deletes queues with their content, but only empty
+    /// buckets.
     fn without_the_stacks(self) -> Self {
         let answers = self.queues.into_iter().filter(|name| name.starts_with(&responses_name(""))).collect();
         let full = self.buckets.into_iter().filter(|(_, contents)| *contents != Contents::default());
@@ -146,7 +147,7 @@ impl Found {
         self.things(Mode::Delete).is_empty()
     }
 
-    /// What would be done, a phrase each.
+    /// Describes the planned actions, one phrase each.
     fn things(&self, mode: Mode) -> Vec<String> {
         let mut things = Vec::new();
         let running: Vec<_> = self.workers_at_work().collect();
@@ -161,7 +162,7 @@ impl Found {
                 }
                 things.extend(self.queues.iter().map(|name| format!("empty the queue {name}")));
                 things.extend(self.buckets.iter().map(|(bucket, contents)| {
-                    format!("empty the bucket {}: {}", bucket.name, told(contents))
+                    format!("empty the bucket {}: {}", bucket.name, described(contents))
                 }));
             }
             Mode::Delete => {
@@ -189,7 +190,7 @@ impl Found {
                 things.extend(self.queues.iter().map(|name| format!("delete the queue {name}")));
                 let verb = if self.stack.is_some() { "empty" } else { "delete" };
                 things.extend(self.buckets.iter().map(|(bucket, contents)| {
-                    format!("{verb} the bucket {} with {}", bucket.name, told(contents))
+                    format!("{verb} the bucket {} with {}", bucket.name, described(contents))
                 }));
             }
         }
@@ -219,7 +220,7 @@ impl Found {
     }
 
     async fn clear(&self, account: &Account, progress: &Progress) -> anyhow::Result<()> {
-        // Jobs first: as long as there are any, a controller elsewhere starts workers for them.
+        // Request queues first: as long as they have jobs, a controller elsewhere starts workers.
         let (jobs, others): (Vec<_>, Vec<_>) =
             self.queues.iter().partition(|name| name.starts_with(&requests_name("")));
         for name in jobs.into_iter().chain(others) {
@@ -241,7 +242,7 @@ impl Found {
     }
 
     async fn delete(&self, account: &Account, progress: &Progress) -> anyhow::Result<()> {
-        // Web hosts first: their controllers start what is missing.
+        // Web hosts first, since their controllers would replace missing workers.
         let (hosts, others): (Vec<_>, Vec<_>) =
             self.instances.iter().partition(|instance| instance.tag(tag::ROLE) == Some(tag::WEB));
         for group in [hosts, others] {
@@ -281,7 +282,7 @@ impl Found {
             iam::delete(account, name).await?;
             progress.done(&format!("deleted the role {name}"));
         }
-        // Those of answers that web hosts made since the look, too.
+        // Includes response queues that web hosts created since the inspection.
         for name in queues::all(account).await? {
             if self.stack.is_some() && !name.starts_with(&responses_name("")) {
                 continue;
@@ -307,7 +308,7 @@ fn rest_of(stack: &str) -> String {
     )
 }
 
-fn told(contents: &Contents) -> String {
+fn described(contents: &Contents) -> String {
     let Contents { versions, bytes, uploads } = contents;
     let unfinished = match uploads {
         0 => String::new(),
@@ -354,7 +355,7 @@ async fn wait_until_gone(account: &Account, ids: &[String]) -> anyhow::Result<()
     }
 }
 
-/// What an instance used is free some time after it is gone.
+/// Deletes a security group, which remains in use for some time after its instances have ended.
 async fn delete_group(account: &Account, group: &SecurityGroup) -> anyhow::Result<()> {
     let deadline = Instant::now() + FREE_WITHIN;
     loop {

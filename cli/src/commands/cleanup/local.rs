@@ -26,7 +26,7 @@ use crate::{
     state::{self, Kind, PAGE, Stored, stored},
 };
 
-/// Runs it on the state folder of these settings.
+/// Runs the command for the state folder of these settings.
 pub(super) async fn run(cleanup: &Cleanup, settings: &Settings) -> Result<Exit, Stop> {
     let folder = settings.local.state.as_path();
     let shown = folder.display();
@@ -44,7 +44,7 @@ pub(super) async fn run(cleanup: &Cleanup, settings: &Settings) -> Result<Exit, 
         }
         Kind::Ours => {}
     }
-    let _nobody_starts_meanwhile = [LOCAL_LOCK, CONTROLLER_LOCK, WEB_LOCK]
+    let _no_program_can_start = [LOCAL_LOCK, CONTROLLER_LOCK, WEB_LOCK]
         .into_iter()
         .map(|name| match Lock::take(folder, name) {
             Ok(lock) => Ok(lock),
@@ -60,7 +60,7 @@ pub(super) async fn run(cleanup: &Cleanup, settings: &Settings) -> Result<Exit, 
     cleanup.carry_out(plan.sentence(folder), plan.json(folder), plan.carry_out(folder)).await
 }
 
-/// What will be done.
+/// The planned actions.
 #[expect(clippy::large_enum_variant, reason = "there is one of them")]
 enum Plan {
     Clear { backend: Backend, queues: Vec<String>, messages: u64, images: Stored, results: Stored },
@@ -98,7 +98,7 @@ impl Plan {
         let ours: Vec<_> = ours(names).into_iter().map(|name| folder.join(name)).collect();
         let (mut files, mut bytes) = (0, 0);
         let spinner = ProgressBar::new_spinner();
-        // What cannot be looked at will be told when it cannot be deleted.
+        // Entries that cannot be read are reported when they cannot be deleted.
         for entry in ours.iter().flat_map(WalkDir::new).flatten().filter(|entry| entry.file_type().is_file())
         {
             files += 1;
@@ -133,7 +133,7 @@ impl Plan {
         }
     }
 
-    /// The same for programs.
+    /// Returns the plan as JSON.
     fn json(&self, folder: &Path) -> Value {
         match self {
             Self::Clear { messages, images, results, .. } => json!({
@@ -155,8 +155,8 @@ impl Plan {
                 let bar = ProgressBar::new(images.count + results.count);
                 delete_all(backend.images(), "images/", &bar).await?;
                 delete_all(backend.results(), "results/", &bar).await?;
-                // What is noted of them: for which models images were uploaded, and which versions
-                // there are results of.
+                // Notes about them: for which models images were uploaded, and which versions have
+                // results.
                 let notes = ProgressBar::hidden();
                 delete_all(backend.images(), job::ASKED, &notes).await?;
                 delete_all(backend.results(), results::NOTES, &notes).await?;
@@ -170,7 +170,7 @@ impl Plan {
                     let is_folder = fs::symlink_metadata(path).is_ok_and(|data| data.is_dir());
                     let deleted = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
                     match deleted {
-                        // The database puts its journal away itself when the last reader is gone.
+                        // The database removes its journal when the last reader closes it.
                         Err(error) if error.kind() == ErrorKind::NotFound => {}
                         other => other.with_context(|| format!("{} cannot be deleted", path.display()))?,
                     }
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn deleting_leaves_nothing_of_ours_and_everything_of_others() {
+    async fn deleting_removes_all_files_of_eirs_and_no_others() {
         let parent = tempfile::tempdir().unwrap();
         for (name, with_letter) in [("own", false), ("shared", true)] {
             let folder = parent.path().join(name);
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_that_is_not_ours_is_not_touched() {
+    async fn a_foreign_folder_is_not_touched() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("letter.txt"), "dear").unwrap();
         let (global, _) = settings(folder.path());
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_exist_is_clean() {
+    async fn a_missing_folder_is_clean() {
         let folder = tempfile::tempdir().unwrap();
         let (global, settings) = settings(&folder.path().join("none"));
         assert_eq!(cleanup(Mode::Delete).run(&global).await.unwrap(), Exit::Ok);
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_state_folder_at_work_is_refused_in_whatever_role() {
+    async fn a_state_folder_in_use_by_any_role_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let (global, settings) = settings(folder.path());
         drop(some_state(&settings).await);
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_plan_only_shows() {
+    async fn a_plan_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let (global, settings) = settings(folder.path());
         let backend = some_state(&settings).await;

@@ -1,5 +1,5 @@
-//! What the commands work with: the piles of letters that there are, and a way to receive and to
-//! ask.
+//! The shared state of the commands: the existing queues of dead letters, and ways to receive and
+//! to ask.
 
 use std::time::Duration;
 
@@ -22,11 +22,11 @@ use crate::{
     state,
 };
 
-/// What the commands work with.
+/// The shared state of the commands.
 pub(super) struct Desk {
     pub(super) settings: Settings,
     pub(super) backend: Backend,
-    /// Cancelled by a signal: what is held is given back then.
+    /// Cancelled by a signal, after which held letters are given back.
     pub(super) stop: CancellationToken,
     pub(super) voice: Voice,
 }
@@ -44,15 +44,15 @@ impl Desk {
         Ok(Self { backend: state::open(&settings).await?, settings, stop, voice })
     }
 
-    /// The piles that there are: of one model, or of all that the settings have. A queue that
-    /// nobody has made yet is empty, and is not made by looking for it.
+    /// Returns the existing piles: of one model, or of all in the settings. A queue that does not
+    /// exist counts as empty, and is not created.
     pub(super) async fn piles(&self, model: Option<&str>) -> Result<Vec<Pile>, Stop> {
         let there: Vec<_> = self.backend.queue_names().await?;
         let is_there = |model: &str| there.contains(&backend::dead_letters_name(model));
         let models: Vec<_> = match model {
             Some(model) if is_there(model) => vec![model],
             Some(model) => {
-                // It may have no letters, but must be one.
+                // The model may have no letters, but must exist.
                 self.model(model)?;
                 Vec::new()
             }
@@ -65,7 +65,7 @@ impl Desk {
         Ok(piles)
     }
 
-    /// The dead letters of models that the settings no longer have.
+    /// Returns the dead letters of models that are no longer in the settings.
     pub(super) async fn others(&self) -> Result<Vec<Other>, Stop> {
         let mut others = Vec::new();
         for queue in self.backend.queue_names().await? {
@@ -88,7 +88,7 @@ impl Desk {
     }
 
     pub(super) fn hold(&self, pile: &Pile) -> Held {
-        // SQS asks only some of its servers unless it may wait a second.
+        // Without waiting for a second, SQS only queries a subset of its servers.
         let patience = match self.settings.backend {
             BackendKind::Local => Duration::ZERO,
             BackendKind::Aws => Duration::from_secs(1),
@@ -96,7 +96,7 @@ impl Desk {
         Held::new(pile.queue.clone(), self.settings.queue.visibility, patience)
     }
 
-    /// Receives the letters of a pile, `most` at most, and holds them.
+    /// Receives and holds up to `most` letters of a pile.
     pub(super) async fn collect(&self, pile: &Pile, most: usize) -> anyhow::Result<(Held, Vec<Letter>)> {
         let held = self.hold(pile);
         let mut letters = letter::Sorter::new(&pile.model);
@@ -121,13 +121,13 @@ impl Desk {
         Ok((held, letters.sorted()))
     }
 
-    /// Where a signal came, whatever was not done stays as it was.
+    /// Fails after a signal; what was not done remains unchanged.
     pub(super) fn expect_no_signal(&self) -> anyhow::Result<()> {
         anyhow::ensure!(!self.stop.is_cancelled(), "interrupted; the rest is unchanged");
         Ok(())
     }
 
-    /// Asks whether to go on.
+    /// Asks whether to continue.
     pub(super) async fn is_agreed(&self, yes: bool, sentence: &str) -> Result<bool, Stop> {
         self.voice.say(sentence);
         Ok(yes || self.voice.agreed(show::ask("Do it?", &self.stop).await)?)

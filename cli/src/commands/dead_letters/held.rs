@@ -1,9 +1,8 @@
-//! Letters that are held: received, renewed as long as somebody reads or thinks about them, and
-//! given back.
+//! Holds letters: receives them, renews their leases while they are inspected, and gives them back.
 //!
-//! Where the tool is killed, nobody renews them, and they come back when their lease runs out. A
-//! receive counts as one more for the letter, and that has no consequence: dead letters have no
-//! dead letters of their own.
+//! If the program is killed, the letters return when their leases expire. Each receive increases
+//! the delivery count of a letter, which has no consequences: dead letters have no dead letter
+//! queue.
 
 use std::{
     collections::HashSet,
@@ -19,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::show;
 
-/// The letters of one queue that are held. They are renewed until this is dropped.
+/// The held letters of one queue. Their leases are renewed until this is dropped.
 #[derive(Debug)]
 pub(super) struct Held {
     queue: SharedQueue,
@@ -32,14 +31,14 @@ pub(super) struct Held {
 type Receipts = Arc<Mutex<HashSet<Receipt>>>;
 
 impl Held {
-    /// Holds nothing yet.
+    /// Creates the holder without any letters.
     pub(super) fn new(queue: SharedQueue, visibility: Duration, patience: Duration) -> Self {
         let receipts = Receipts::default();
         let renewing = tokio::spawn(renew(queue.clone(), receipts.clone(), visibility / 3));
         Self { queue, patience, receipts, renewing }
     }
 
-    /// Receives letters that nobody holds, and holds them.
+    /// Receives and holds letters that no other process holds.
     pub(super) async fn receive(&self, most: usize) -> Result<Vec<Delivery>> {
         let received = self.queue.receive(most, self.patience).await?;
         lock(&self.receipts).extend(received.iter().map(|delivery| delivery.receipt.clone()));
@@ -53,7 +52,7 @@ impl Held {
         Ok(())
     }
 
-    /// Gives back everything but these.
+    /// Gives back all letters except these.
     pub(super) async fn give_back_all_but(&self, kept: &HashSet<Receipt>) {
         let receipts: Vec<_> = lock(&self.receipts).extract_if(|receipt| !kept.contains(receipt)).collect();
         if let Err(error) = self.queue.release(&receipts).await {
@@ -61,7 +60,7 @@ impl Held {
         }
     }
 
-    /// Gives back everything.
+    /// Gives back all letters.
     pub(super) async fn give_back(&self) {
         self.give_back_all_but(&HashSet::new()).await;
     }
@@ -80,8 +79,8 @@ async fn renew(queue: SharedQueue, receipts: Receipts, every: Duration) {
         if held.is_empty() {
             continue;
         }
-        // A lease that is lost does no harm: its letter is seen by somebody else too, and to do a
-        // job twice is as good as once. One that could not be renewed is tried again in time.
+        // Losing a lease is harmless: another process also sees the letter, and running a job twice
+        // is safe. A failed renewal is repeated in time.
         let _lost_or_failed = queue.extend(&held).await;
     }
 }

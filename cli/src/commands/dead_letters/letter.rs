@@ -1,4 +1,4 @@
-//! What a dead letter is, and what is known of the job in it.
+//! A dead letter, and the known facts about its job.
 
 use std::collections::HashMap;
 
@@ -14,23 +14,23 @@ use serde::Serialize;
 use super::desk::Desk;
 use crate::show::{end, span};
 
-/// A job that was given up. The same image may be there several times: a worker that died while it
-/// put a job away did it twice, or its next upload failed as well. Together they are one.
+/// A job that was given up. There may be several messages for one image, if a worker died while it
+/// moved the job, or if the next upload failed, too. They are combined into one letter.
 #[derive(Debug, Clone)]
 pub(super) struct Letter {
-    /// Of the image; of the letter's own bytes where it cannot be read.
+    /// The id of the image, or of the message itself if that cannot be parsed.
     pub(super) id: JobId,
-    /// The model whose dead letters it was among.
+    /// The model in whose queue the letter is.
     pub(super) model: String,
-    /// The job, or why there is none that can be read.
+    /// The job, or the reason why it cannot be parsed.
     pub(super) job: Result<Job, String>,
-    /// When it was sent first.
+    /// The time when the job was first sent.
     pub(super) sent_at: DateTime<Utc>,
-    /// Of each of its messages.
+    /// The receipts of all its messages.
     pub(super) receipts: Vec<Receipt>,
 }
 
-/// How many digits of an id are shown: enough for any list that a person reads.
+/// Number of digits of an id that are shown, enough for any list.
 const DIGITS: usize = 12;
 
 impl Letter {
@@ -42,18 +42,18 @@ impl Letter {
         Self { id, model: model.to_owned(), job, sent_at, receipts }
     }
 
-    /// The name under which the image was uploaded.
+    /// Returns the name of the uploaded image.
     pub(super) fn name(&self) -> &str {
         self.job.as_ref().map_or("", |job| job.name.as_str())
     }
 
-    /// The beginning of its id.
+    /// Returns the start of the id.
     pub(super) fn short_id(&self) -> String {
         self.id.to_string()[..DIGITS].to_owned()
     }
 }
 
-/// Puts messages together that are about the same job.
+/// Combines messages about the same job.
 pub(super) struct Sorter {
     model: String,
     letters: HashMap<JobId, Letter>,
@@ -73,7 +73,7 @@ impl Sorter {
             let mut letter = Letter::of(&self.model, delivery);
             if let Some(known) = self.letters.get_mut(&letter.id) {
                 known.receipts.append(&mut letter.receipts);
-                // The last upload is the one that somebody may still wait for.
+                // Keeps the last upload, for which a client may still be waiting.
                 if letter.sent_at > known.sent_at {
                     (known.job, known.sent_at) = (letter.job, letter.sent_at);
                 }
@@ -83,7 +83,7 @@ impl Sorter {
         }
     }
 
-    /// The oldest first.
+    /// Returns the letters, oldest first.
     pub(super) fn sorted(self) -> Vec<Letter> {
         let mut letters: Vec<_> = self.letters.into_values().collect();
         letters.sort_by_key(|letter| (letter.sent_at, letter.id));
@@ -96,22 +96,22 @@ impl Sorter {
 pub(super) struct Shown {
     pub(super) id: String,
     pub(super) model: String,
-    /// Null where the letter cannot be read.
+    /// Null if the letter cannot be parsed.
     pub(super) name: Option<String>,
-    /// When the image was uploaded; of a letter that cannot be read, when it was sent.
+    /// The time of the upload, or the time of sending if the letter cannot be parsed.
     pub(super) uploaded_at: DateTime<Utc>,
-    /// When a worker gave it up; null where none could say.
+    /// The time when a worker gave the job up; null if unknown.
     pub(super) given_up_at: Option<DateTime<Utc>>,
-    /// Why it is here, in a sentence.
+    /// The reason, as a sentence.
     pub(super) why: String,
-    /// Whether its image is stored, so that it can be redriven; null where that is not known.
+    /// Whether the image is stored, so that the job can be requeued; null if unknown.
     pub(super) image_stored: Option<bool>,
-    /// How many messages are about this job.
+    /// Number of messages about this job.
     pub(super) messages: usize,
 }
 
 impl Shown {
-    /// With what the stores know of it.
+    /// Completes a letter with information from the stores.
     pub(super) async fn of(letter: Letter, desk: &Desk) -> Self {
         let mut shown = Self {
             id: letter.id.to_string(),
@@ -131,7 +131,8 @@ impl Shown {
         let image_key = job.id.image_key();
         let newest = results::newest(&**results, job.id, &job.model);
         let (image, result) = tokio::join!(images.exists(&image_key), newest);
-        // What an earlier version of the model said before the upload is no end of this job.
+        // A result from before the upload, of an earlier version of the model, does not belong to
+        // this job.
         let since = |reply: &Reply| !reply.is_final() || reply.at >= job.sent_at;
         shown.why = match result.map(|reply| reply.filter(since)) {
             Ok(Some(Reply { at, outcome: Outcome::GaveUp { reason }, .. })) => {
@@ -147,7 +148,7 @@ impl Shown {
 }
 
 impl Desk {
-    /// Why a letter without a result may be here, the likeliest cause first.
+    /// Returns the most likely reason for a letter without a result.
     fn no_result(&self, model: &str, sent_at: DateTime<Utc>) -> String {
         let queue = &self.settings.queue;
         let rule = backend::requests_options(queue, model).dead_letters;

@@ -1,7 +1,6 @@
-//! Makes a job of a dead letter again. The order is the safety argument: the result that says
-//! "given up" goes first, or the worker would say it again; then the job is sent, and only then the
-//! letter is deleted. A crash in between leaves a letter that can be redriven once more, and a job
-//! that is done twice is done once as far as anybody can tell.
+//! Requeues dead letters. The order keeps jobs safe: the result "given up" is deleted first, or the
+//! worker would return it again; then the job is sent, and only then the letter is deleted. After a
+//! crash in between, the letter can be requeued again; running a job twice is safe.
 
 use eirs_platform::{Result, backend::Backend, blobs::keep_for_job, job, queue::SharedQueue, results};
 use futures::{StreamExt, stream};
@@ -16,8 +15,8 @@ use super::{
 };
 use crate::show::{self, Voice, end};
 
-/// Redrives a whole pile, as it comes; what must be left is held until the end, so that it does not
-/// come again.
+/// Requeues a whole pile. Letters that must stay are held until the end, so that they are not
+/// received again.
 pub(super) async fn redrive_all(desk: &Desk, pile: &Pile, tally: &mut Tally) -> anyhow::Result<()> {
     let held = desk.hold(pile);
     let mut spinner: Option<ProgressBar> = None;
@@ -33,7 +32,7 @@ pub(super) async fn redrive_all(desk: &Desk, pile: &Pile, tally: &mut Tally) -> 
         };
         let mut letters = letter::Sorter::new(&pile.model);
         letters.take(received);
-        // What is told of a letter has a line of its own.
+        // Messages about letters need lines of their own.
         spinner.take().inspect(ProgressBar::finish_and_clear);
         done = redrive_some(desk, pile, &held, &letters.sorted(), tally).await;
         let now = spinner.insert(ProgressBar::new_spinner());
@@ -45,8 +44,7 @@ pub(super) async fn redrive_all(desk: &Desk, pile: &Pile, tally: &mut Tally) -> 
     done
 }
 
-/// Redrives these letters and tells what becomes of those that are not jobs again. The first error
-/// ends it.
+/// Requeues these letters and reports those that could not be. Stops at the first error.
 pub(super) async fn redrive_some(
     desk: &Desk,
     pile: &Pile,
@@ -56,7 +54,7 @@ pub(super) async fn redrive_some(
 ) -> anyhow::Result<()> {
     let requests = desk.backend.requests(&pile.model).await?;
     let attempts = stream::iter(letters).map(async |letter| {
-        // An attempt that has begun is carried to its end.
+        // An attempt that has started is completed.
         if desk.stop.is_cancelled() {
             return Ok(None);
         }
@@ -76,7 +74,7 @@ pub(super) async fn redrive_some(
     })
 }
 
-/// What became of letters.
+/// The outcomes of letters.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Tally {
     redriven: u64,
@@ -119,20 +117,20 @@ impl Tally {
     }
 }
 
-/// What became of a letter.
+/// The outcome of one letter.
 #[derive(Debug, PartialEq, Eq)]
 enum Redriven {
-    /// It is a job again.
+    /// The job was sent again.
     Sent,
-    /// Its job has ended otherwise since then, and so the letter was deleted.
+    /// The job has a result since then, so the letter was deleted.
     Settled(String),
-    /// Its image is no longer stored: a worker could only reject it. It was left.
+    /// The image is no longer stored, so a worker would only give up again. The letter stays.
     NoImage,
-    /// It was left, for it says nothing.
+    /// The letter cannot be parsed, and stays.
     Unreadable(String),
 }
 
-/// Redrives one letter; an error leaves it where it is.
+/// Requeues one letter; after an error, the letter stays.
 async fn redrive(
     backend: &Backend,
     requests: &SharedQueue,
@@ -144,7 +142,8 @@ async fn redrive(
         Err(why) => return Ok(Redriven::Unreadable(why.clone())),
     };
     let stored = results::all(&**backend.results(), job.id, &job.model).await?;
-    // What an earlier version of the model said before the upload is no end of this job.
+    // A result from before the upload, of an earlier version of the model, does not belong to this
+    // job.
     if let Some(reply) = stored.iter().find(|reply| reply.is_final() && reply.at >= job.sent_at) {
         held.ack(&letter.receipts).await?;
         return Ok(Redriven::Settled(end(reply)));
@@ -155,8 +154,8 @@ async fn redrive(
     for given_up in stored.iter().filter(|reply| !reply.is_final()) {
         backend.results().delete(&job.id.result_key(&job.model, &given_up.version)).await?;
     }
-    // Its web host may be gone: then nobody waits there, and the stored result is the answer to
-    // anybody who asks. It needs its image as long as it waits, however old that is.
+    // The web host may have ended; then the stored result serves any client that asks. The job
+    // needs its image as long as it waits, however old the image is.
     let kept = keep_for_job(&**backend.images(), job.id, &job.model).await?;
     requests.send_with(job::encode(job), kept).await?;
     held.ack(&letter.receipts).await?;

@@ -1,4 +1,4 @@
-//! Finds letters by what a person types of their ids.
+//! Finds letters by prefixes of their ids.
 
 use std::collections::HashSet;
 
@@ -9,16 +9,15 @@ use super::{
 };
 use crate::{Stop, show};
 
-/// The letters that are meant, of each pile that has some.
+/// The selected letters of each pile that has some.
 pub(super) struct Selection<'a> {
     piles: Vec<(&'a Pile, Held, Vec<Letter>)>,
 }
 
-/// How many names a question shows.
+/// Number of names in a question.
 const NAMES: usize = 10;
 
-/// Holds the letters with these ids. All piles are looked through: a beginning must be that of one
-/// letter only.
+/// Holds the letters with these ids. All piles are searched, because a prefix must be unique.
 pub(super) async fn by_ids<'a>(
     desk: &Desk,
     piles: &'a [Pile],
@@ -55,7 +54,7 @@ pub(super) async fn by_ids<'a>(
     Ok(found)
 }
 
-/// The letter of each id, or what is wrong with one of the ids.
+/// Returns the letter of each id, or the error of an id.
 fn choose<'a>(letters: &[&'a Letter], ids: &[String]) -> Result<Vec<&'a Letter>, String> {
     let mut chosen = Vec::new();
     for id in ids {
@@ -95,7 +94,7 @@ impl Selection<'_> {
         self.piles.iter().map(|(pile, held, letters)| (*pile, held, letters.as_slice()))
     }
 
-    /// What is meant, for a question: `cat.jpg (7d865e959b24), dog.jpg (...)`.
+    /// Formats the selection for a question: `cat.jpg (7d865e959b24), dog.jpg (...)`.
     pub(super) fn names(&self) -> String {
         let letters: Vec<_> = self.piles.iter().flat_map(|(_, _, letters)| letters).collect();
         let name = |letter: &&Letter| match letter.name() {
@@ -110,7 +109,7 @@ impl Selection<'_> {
         format!("{}{more}", shown.join(", "))
     }
 
-    /// Everything as it was.
+    /// Gives back all letters.
     pub(super) async fn give_back(&self) {
         for (_, held, _) in &self.piles {
             held.give_back().await;
@@ -136,8 +135,8 @@ mod tests {
     }
 
     #[test]
-    fn a_beginning_must_be_that_of_one_letter_only() {
-        // ba7816bf... and ca978112..., the digests of `abc` and `a`.
+    fn a_prefix_must_be_unique() {
+        // ba7816bf... and ca978112... are the digests of `abc` and `a`.
         let (abc, a) = (letter("default", b"abc"), letter("default", b"a"));
         let choose = |ids: &[&str], letters: &[&Letter]| {
             let ids: Vec<_> = ids.iter().map(|id| (*id).to_owned()).collect();

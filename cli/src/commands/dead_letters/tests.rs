@@ -1,4 +1,4 @@
-//! On a state folder of one machine. The service tests do the same with the real programs.
+//! Tests with a state folder of one machine. The service tests do the same with the real programs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -92,7 +92,7 @@ impl Rig {
 const FREE: fn(u64) -> Depth = |visible| Depth { visible, in_flight: 0 };
 
 #[tokio::test]
-async fn a_look_tells_why_each_letter_lies_there_and_gives_all_of_them_back() {
+async fn list_shows_the_reason_of_each_letter_and_gives_all_back() {
     let rig = rig().await;
     rig.given_up("cat").await;
     let died = job("dog");
@@ -119,7 +119,7 @@ async fn a_look_tells_why_each_letter_lies_there_and_gives_all_of_them_back() {
     assert_eq!(dog.image_stored, Some(false));
     let unreadable = of(JobId::of(b"no job").to_string());
     assert!(unreadable.name.is_none() && unreadable.why.starts_with("not a known message"), "{unreadable:?}");
-    assert_eq!(shown.len(), 100, "no more than was asked for");
+    assert_eq!(shown.len(), 100, "at most the limit");
     assert_eq!(rig.letters().await, FREE(254));
     assert_eq!(rig.run(&["list", "-n", "3"]).await.unwrap(), Exit::Ok);
     assert_eq!(rig.letters().await, FREE(254));
@@ -153,7 +153,7 @@ async fn a_redriven_letter_is_a_job_without_a_result() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_done_again_is_left_and_what_has_a_result_is_not_done_again() {
+async fn letters_without_image_stay_and_those_with_a_result_are_deleted() {
     let rig = rig().await;
     let (done, gone) = (rig.given_up("done").await, job("gone"));
     let label = Outcome::Classified { top: vec![Guess { label: "tench".into(), confidence: 0.5 }] };
@@ -181,10 +181,10 @@ async fn letters_are_purged_by_id_or_all() {
 }
 
 #[tokio::test]
-async fn nothing_is_done_without_a_yes_and_nothing_without_saying_what() {
+async fn nothing_is_done_without_confirmation_or_selection() {
     let rig = rig().await;
     let cat = rig.given_up("cat").await;
-    // No test has a terminal to ask on.
+    // Tests have no terminal on which to ask.
     for arguments in [&["redrive", "--all"][..], &["purge", "--all"], &["redrive", &cat.id.to_string()]] {
         let refused = rig.run(arguments).await.unwrap_err();
         assert!(matches!(&refused, Stop::Usage(told) if told.contains("use --yes")), "{refused}");
@@ -199,7 +199,7 @@ async fn nothing_is_done_without_a_yes_and_nothing_without_saying_what() {
 }
 
 #[tokio::test]
-async fn letters_of_a_model_that_is_no_more_are_told_and_never_redriven() {
+async fn letters_of_a_removed_model_are_listed_but_not_redriven() {
     let rig = rig().await;
     rig.desk.backend.dead_letters("old").await.unwrap().send(vec![encode(&job("cat"))]).await.unwrap();
     let others = rig.desk.others().await.unwrap();
@@ -212,7 +212,7 @@ async fn letters_of_a_model_that_is_no_more_are_told_and_never_redriven() {
 }
 
 #[tokio::test]
-async fn a_look_makes_neither_a_state_folder_nor_a_queue() {
+async fn list_creates_neither_a_state_folder_nor_a_queue() {
     let rig = rig().await;
     assert_eq!(rig.run(&["list"]).await.unwrap(), Exit::Ok);
     assert_eq!(rig.desk.backend.queue_names().await.unwrap(), Vec::<String>::new());

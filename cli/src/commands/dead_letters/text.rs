@@ -1,4 +1,4 @@
-//! Dead letters, shown to people.
+//! Formats dead letters for a terminal.
 
 use chrono::{DateTime, Utc};
 use console::style;
@@ -6,10 +6,10 @@ use console::style;
 use super::{Listing, desk::Desk, letter::Shown};
 use crate::show::{ago, count, cut, plain, span, wrapped};
 
-/// Where what is said of a letter begins: two blanks, twelve digits of its id, two blanks.
+/// The indentation of text about a letter: two spaces, twelve digits of its id, two spaces.
 const INDENT: usize = 16;
 
-/// The list, for a terminal of this width.
+/// Formats the list for a terminal of this width.
 pub(super) fn listing(listing: &Listing, desk: &Desk, width: usize) -> String {
     let mut text = match listing.letters.len() as u64 {
         0 => "There are no dead letters.\n".to_owned(),
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_fit_on_eighty_columns_and_tell_why_they_lie_there() {
+    fn letters_with_reasons_fit_in_eighty_columns() {
         let now = DateTime::UNIX_EPOCH + TimeDelta::seconds(7500);
         let given_up = Shown {
             given_up_at: Some(now - TimeDelta::seconds(90)),

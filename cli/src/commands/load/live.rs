@@ -1,5 +1,5 @@
-//! What is shown while it runs: results on stdout; on stderr a few lines that change, or now and
-//! then one where there is no terminal.
+//! The output during a run: results on stdout; on stderr a few lines that are updated or, without a
+//! terminal, one line now and then.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -12,24 +12,24 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::show::{self, plain};
 
-/// How often progress is printed without a terminal.
+/// The interval of progress lines without a terminal.
 const PLAIN_PROGRESS: Duration = Duration::from_secs(10);
 
-/// How far a run can go.
+/// The planned extent of a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Extent {
-    /// Uploads, ...
+    /// The number of uploads.
     pub(super) requests: Option<u64>,
-    /// ... and time.
+    /// The duration.
     pub(super) duration: Option<Duration>,
 }
 
-/// Lines of results are collected and written ten times a second: writing each at once would cost
+/// Lines of results are buffered and written ten times per second, since single writes would cost
 /// more than the uploads.
 pub(super) struct Live {
     extent: Extent,
     lines: Option<Mutex<Vec<u8>>>,
-    told: Mutex<Duration>,
+    last_progress: Mutex<Duration>,
     view: Option<View>,
 }
 
@@ -43,13 +43,13 @@ struct View {
 impl Live {
     pub(super) fn new(extent: Extent, lines: bool) -> Self {
         let view = io::stderr().is_terminal().then(|| View::new(extent));
-        Self { extent, lines: lines.then(Mutex::default), told: Mutex::new(Duration::ZERO), view }
+        Self { extent, lines: lines.then(Mutex::default), last_progress: Mutex::new(Duration::ZERO), view }
     }
 
     fn line(&self, text: std::fmt::Arguments<'_>) {
         if let Some(lines) = &self.lines {
             let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-            // Writing into memory does not fail.
+            // Writing to memory does not fail.
             let _ok = writeln!(lines, "{text}");
         }
     }
@@ -61,7 +61,7 @@ impl Live {
             .map(|lines| std::mem::take(&mut *lines.lock().unwrap_or_else(PoisonError::into_inner)));
         for lines in waiting.filter(|lines| !lines.is_empty()) {
             let write = || {
-                // A reader that went away does not make the run a failure.
+                // A closed stdout does not make the run a failure.
                 let mut stdout = io::stdout().lock();
                 let _gone = stdout.write_all(&lines).and_then(|()| stdout.flush());
             };
@@ -82,9 +82,9 @@ impl Live {
     }
 
     fn tell(&self, state: &State<'_>) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.elapsed.saturating_sub(*told) >= PLAIN_PROGRESS {
-            *told = state.elapsed;
+        let mut last_progress = self.last_progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.elapsed.saturating_sub(*last_progress) >= PLAIN_PROGRESS {
+            *last_progress = state.elapsed;
             let ended = state.tally.ended_images();
             let of = match self.extent.requests {
                 Some(requests) => format!("{ended} of {}", show::count(requests, "image")),
@@ -116,7 +116,7 @@ impl Watch for Live {
 impl View {
     fn new(extent: Extent) -> Self {
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-        // What ends the run is what the bar shows: uploads, or else tenths of a second.
+        // The bar shows what ends the run: uploads, or else tenths of a second.
         let (length, template) = match extent {
             Extent { requests: Some(requests), .. } => {
                 (Some(requests), "{bar:30} {pos}/{len} images, {elapsed}, {eta} left")

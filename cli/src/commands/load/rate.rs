@@ -1,5 +1,4 @@
-//! The arguments of the open loop. Rates are the load generator's own words; traces are read by the
-//! simulator.
+//! The arguments of the open loop. Rates are parsed by the load generator, traces by the simulator.
 
 use std::{path::Path, time::Duration};
 
@@ -53,7 +52,7 @@ impl From<Spacing> for Arrivals {
 }
 
 impl Rate {
-    /// What was asked for; nothing without a rate. The error is a sentence.
+    /// Returns the open loop; `None` without a rate. The error is a sentence.
     pub(super) fn open_loop(&self) -> Result<Option<OpenLoop>, String> {
         let Some(words) = self.rate.as_deref() else { return Ok(None) };
         let schedule = schedule(words, &self.pool, self.seed, self.speed)
@@ -69,8 +68,8 @@ impl Rate {
     }
 }
 
-/// Rates, or the trace of this name: a file, the controller's recording, or a generator of the
-/// simulator. A file that exists comes first. A trace is replayed faster by the factor `speed`.
+/// Parses rates, or reads a trace: a file, the controller's recording, or a generator of the
+/// simulator. An existing file has precedence. `speed` accelerates a trace.
 fn schedule(words: &str, pool: &str, seed: u64, speed: f64) -> Result<Schedule, String> {
     let path = Path::new(words);
     let read = if path.exists() { Some(trace::read(path, pool, seed)) } else { trace::generate(words, seed) };
@@ -100,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trace_is_sent_at_its_own_moments_or_faster() {
+    fn a_trace_is_sent_at_its_own_times_or_faster() {
         let file = tempfile::Builder::new().suffix(".csv").tempfile().unwrap();
         std::fs::write(&file, "at\n0.5\n2\n2\n").unwrap();
         let words = file.path().to_str().unwrap();
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_a_rate_nor_a_trace_is_said_in_a_sentence() {
+    fn other_words_are_refused_in_a_sentence() {
         for (words, expected) in [
             ("fast", "`fast` is not a rate"),
             ("fast", "; a trace is a file, or a generator like burst:300/10m@1h"),

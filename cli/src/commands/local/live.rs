@@ -1,6 +1,6 @@
-//! What `eirs local` shows while it runs: on a terminal one line that is kept up to date, elsewhere
-//! a line when the fleet changes. It looks at the stamp of the controller's status file once a
-//! second and reads it only when that is new, so that an idle service costs nothing here.
+//! The output of `eirs local` while it runs: a line that is updated on a terminal, or else a line
+//! when the fleet changes. It checks the modification stamp of the controller's status file once
+//! per second, and reads the file only if it changed, so that an idle service costs nothing here.
 
 use std::{convert::Infallible, path::PathBuf, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::{commands::status, show};
 
-/// How often the status file is looked at.
+/// The interval between checks of the status file.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Shows the fleet.
@@ -19,19 +19,19 @@ pub(super) struct Live {
     file: PathBuf,
     read: Stamp,
     line: Option<Term>,
-    told: String,
+    shown: String,
 }
 
 impl Live {
-    /// Of a controller that was started when its status file was as it was `before`: what an
-    /// earlier one wrote is not news.
+    /// Creates the view for a controller that was started when its status file had the stamp
+    /// `before`, so that the status of an earlier controller is not shown.
     pub(super) fn of(settings: &Settings, before: Stamp) -> Self {
         let term = Term::stderr();
         let line = term.is_term().then_some(term);
-        Self { file: settings.status_file(), read: before, line, told: String::new() }
+        Self { file: settings.status_file(), read: before, line, shown: String::new() }
     }
 
-    /// Goes on until it is dropped.
+    /// Runs until it is dropped.
     pub(super) async fn run(mut self) -> anyhow::Result<Infallible> {
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -49,15 +49,15 @@ impl Live {
     fn show(&mut self, seen: &Status) {
         let (fleet, work) = (status::fleet(seen), status::work(seen));
         if let Some(line) = &self.line {
-            // Not with a progress bar: that fills its line, so that a terminal's `^C` would start a
-            // new one.
+            // Not with a progress bar, which fills its line, so that a terminal's `^C` would start
+            // a new one.
             let width = usize::from(line.size().1).saturating_sub(4);
             let text = format!("{fleet}; {work}");
             let _gone =
                 line.clear_line().and_then(|()| line.write_str(&console::truncate_str(&text, width, "...")));
-        } else if fleet != self.told {
+        } else if fleet != self.shown {
             show::aside(format_args!("{fleet}; {work}"));
-            self.told = fleet;
+            self.shown = fleet;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The programs that `eirs local` starts, and their ends.
+//! Starts and stops the programs of `eirs local`.
 
 use std::{
     ffi::OsString,
@@ -20,35 +20,36 @@ use tokio::{
     signal::unix::{self, SignalKind, signal},
 };
 
-/// A program that was started.
+/// A started program.
 #[derive(Debug)]
 pub(super) struct Role {
     name: &'static str,
     child: Child,
     group: Option<Pid>,
-    /// When it was killed lately.
+    /// The times of recent kills.
     kills: Vec<Instant>,
 }
 
-/// A program that is killed more often than this ...
+/// Number of kills within [`KILLS_WITHIN`] above which there is a pause before the next start.
 const MOST_KILLS: usize = 3;
-/// ... within this time ...
+/// See [`MOST_KILLS`].
 const KILLS_WITHIN: Duration = Duration::from_secs(60);
-/// ... is started again after a pause: where the kernel kills it for want of memory, it should not
-/// be busy with dying.
+/// The pause. If the kernel kills the program for lack of memory, it should not restart in a tight
+/// loop.
 const PAUSE: Duration = Duration::from_secs(5);
 
 impl Role {
-    /// Starts the program of this name in the folder of this one, in a process group of its own: a
-    /// terminal's Ctrl-C reaches `eirs local` alone, which stops the others in the right order.
+    /// Starts the program with this name from the folder of this one, in its own process group:
+    /// Ctrl-C in a terminal then only reaches `eirs local`, which stops the programs in the right
+    /// order.
     ///
-    /// Must be called on the main thread: the program ends when the *thread* that started it does.
+    /// Call it on the main thread: the program is killed when the *thread* that started it ends.
     pub(super) fn start(name: &'static str, environment: &[(&str, OsString)]) -> anyhow::Result<Self> {
         let (child, group) = Self::spawn(name, environment)?;
         Ok(Self { name, child, group, kills: Vec::new() })
     }
 
-    /// Starts it once more, after its end.
+    /// Starts the program again after its end.
     pub(super) fn start_again(&mut self, environment: &[(&str, OsString)]) -> anyhow::Result<()> {
         (self.child, self.group) = Self::spawn(self.name, environment)?;
         Ok(())
@@ -67,10 +68,10 @@ impl Role {
         Ok((child, group))
     }
 
-    /// After which pause a further start may help: somebody killed it, or the kernel for want of
-    /// memory. `None` for one that ended by itself: it has said why, and would end again. Of one
-    /// that ran until it was killed, a file that was good has a mistake now, which can be corrected
-    /// while the others serve.
+    /// Returns the pause after which a restart may help, if the program was killed, for example by
+    /// the kernel for lack of memory. `None` if it ended by itself: it has reported the reason, and
+    /// would end again. An exception is a program that ran until it was killed: if it now refuses a
+    /// file, the mistake can be corrected while the others serve.
     pub(super) fn pause_before_next_start(&mut self, status: ExitStatus) -> Option<Duration> {
         if is_bad_settings(status) && !self.kills.is_empty() {
             return Some(PAUSE);
@@ -81,50 +82,51 @@ impl Role {
         Some(if self.kills.len() <= MOST_KILLS { Duration::ZERO } else { PAUSE })
     }
 
-    /// The name of the token.
+    /// Returns the name of the program.
     pub(super) fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Waits for its end. Can be dropped and called again.
+    /// Waits for the end of the program. Cancel-safe: it can be dropped and called again.
     pub(super) async fn ended(&mut self) -> ExitStatus {
         match self.child.wait().await {
             Ok(status) => status,
-            // Nobody else waits for our children; if it happens all the same, it is gone.
+            // No other code waits for our children; if it happens nevertheless, the program has
+            // ended.
             Err(_) => ExitStatus::from_raw(0),
         }
     }
 
-    /// Whether it has ended.
+    /// Returns whether the program has ended.
     pub(super) fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Drains it.
+    /// Drains the program.
     pub(super) fn ask_to_stop(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// Kills it, and waits until it is gone.
+    /// Kills the program, and waits for its end.
     pub(super) async fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.ended().await;
     }
 
     fn signal(&self, what: Signal) {
-        // Once it has been waited for, its number may be somebody else's.
+        // After it was reaped, its number may belong to another process.
         if let (Some(group), Some(_)) = (self.group, self.child.id()) {
             let _gone_meanwhile = kill_process_group(group, what);
         }
     }
 }
 
-/// Whether a program refused its settings or policies.
+/// Returns whether a program refused its settings or policies.
 pub(super) fn is_bad_settings(status: ExitStatus) -> bool {
     status.code() == Some(i32::from(EXIT_BAD_SETTINGS))
 }
 
-/// How a program ended, as the end of a sentence that starts with its name.
+/// Describes how a program ended, as the end of a sentence that starts with its name.
 pub(super) fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(0), _) => "ended unexpectedly".into(),
@@ -133,13 +135,13 @@ pub(super) fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// Whether a program that was asked to stop did. One that had not begun to listen to signals had
-/// nothing to finish.
+/// Returns whether a program that was asked to stop did so. A program that did not handle signals
+/// yet had nothing to finish.
 pub(super) fn stopped_well(status: ExitStatus) -> bool {
     status.success() || status.signal() == Some(Signal::TERM.as_raw())
 }
 
-/// The signals to stop.
+/// The signals that stop the service.
 #[derive(Debug)]
 pub(super) struct Signals {
     term: unix::Signal,
@@ -147,7 +149,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Takes SIGTERM and SIGINT over.
+    /// Installs handlers for SIGTERM and SIGINT.
     pub(super) fn install() -> anyhow::Result<Self> {
         let installed = || -> io::Result<Self> {
             Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
@@ -155,14 +157,14 @@ impl Signals {
         installed().context("listening to signals")
     }
 
-    /// Ends at the next one.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) {
         tokio::select! { _ = self.term.recv() => {}, _ = self.int.recv() => {} }
     }
 }
 
-/// Kills every worker that the controller has written down, and its scripts; returns how many there
-/// were. Workers outlive a controller, which is right everywhere but here.
+/// Kills every worker in the controller's records, with its scripts; returns their number.
+/// Elsewhere, workers outlive a controller on purpose.
 pub(super) fn kill_workers(state: &Path) -> usize {
     let mut killed = 0;
     let records = fs::read_dir(state.join(state_folder::INSTANCES)).into_iter().flatten().flatten();
@@ -179,7 +181,7 @@ pub(super) fn kill_workers(state: &Path) -> usize {
     killed
 }
 
-/// What is needed of the controller's note on an instance.
+/// The needed part of the controller's record of an instance.
 #[derive(Debug, Deserialize)]
 struct Record {
     id: String,
@@ -197,8 +199,8 @@ fn read_record(path: &Path) -> Option<Record> {
 }
 
 impl Record {
-    /// Whether the process of this number is still that worker: it was started with this instance
-    /// and generation.
+    /// Returns whether the process with this number is still that worker: it was started with this
+    /// instance and generation.
     fn is(&self, process: &RecordedProcess) -> bool {
         let line = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
         let arguments: Vec<_> = line.split(|byte| *byte == 0).collect();
@@ -221,8 +223,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_program_is_started_again_after_a_kill_with_a_pause_after_many_and_not_after_an_end_of_its_own()
-    {
+    async fn a_killed_program_is_restarted_with_a_pause_after_many_kills() {
         let child = Command::new("true").spawn().unwrap();
         let mut role = Role { name: "true", child, group: None, kills: Vec::new() };
         let (killed, ended) = (ExitStatus::from_raw(9), ExitStatus::from_raw(1 << 8));
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mistake_in_a_file_ends_a_first_start_and_is_waited_for_after_a_kill() {
+    async fn bad_settings_end_a_first_start_but_not_a_restart_after_a_kill() {
         let child = Command::new("true").spawn().unwrap();
         let mut role = Role { name: "true", child, group: None, kills: Vec::new() };
         let (killed, refused) = (ExitStatus::from_raw(9), ExitStatus::from_raw(78 << 8));
@@ -248,10 +249,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_worker_that_was_written_down_is_killed() {
+    async fn only_the_recorded_worker_is_killed() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("instances")).unwrap();
-        // `sh` takes what follows its script for the script's parameters.
+        // `sh` takes arguments after the script as parameters of the script.
         let start = |generation: &str| {
             let mut command = Command::new("sh");
             command.args(["-c", "sleep 60; :", "x", "--instance", "default-1", "--generation", generation]);
@@ -264,7 +265,7 @@ mod tests {
             fs::write(folder.path().join("instances").join(format!("{name}.json")), record.to_string())
                 .unwrap();
         }
-        // Between fork and exec a child looks like its parent.
+        // Between fork and exec, a child has the command line of its parent.
         let is_itself = |child: &tokio::process::Child| {
             let line = fs::read(format!("/proc/{}/cmdline", child.id().unwrap())).unwrap();
             line.windows(12).any(|part| part == b"--generation")
@@ -278,7 +279,7 @@ mod tests {
         assert_eq!(kill_workers(folder.path()), 1);
         let status = tokio::time::timeout(Duration::from_secs(10), worker.wait()).await.unwrap().unwrap();
         assert_eq!(status.signal(), Some(9));
-        assert!(other.try_wait().unwrap().is_none(), "that number is somebody else's now");
+        assert!(other.try_wait().unwrap().is_none(), "that number now belongs to another process");
         other.kill().await.unwrap();
     }
 }

@@ -17,9 +17,9 @@ use crate::{
     show::{self, Progress, Voice},
 };
 
-/// More images say little more and take longer.
+/// Number of images; more take longer and add little.
 const IMAGES: u64 = 80;
-/// Lines of the table.
+/// Number of lines in the table.
 const SHOWN: usize = 10;
 
 /// Find out how a model wants its images: try the usual ways on images whose labels are known
@@ -55,7 +55,7 @@ pub struct Fit {
     voice: Voice,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Serialize)]
 struct Found<'a> {
     trials: &'a [Trial],
@@ -101,7 +101,7 @@ impl Fit {
         Ok(Exit::Ok)
     }
 
-    /// The images with their labels, as many of each label as of the others.
+    /// Returns the images with their labels, the same number for each label.
     fn known(&self) -> anyhow::Result<Vec<Known>> {
         let folder = images::read_folder(&self.images, None)?;
         let truth = match &self.truth {
@@ -142,7 +142,7 @@ fn row(trial: &Trial) -> Vec<String> {
     ]
 }
 
-/// What the reader of the table should know.
+/// Returns hints about the table.
 fn hints(trials: &[Trial], labels: &[String]) -> Vec<String> {
     let mut hints = Vec::new();
     let Some(best) = trials.first() else { return hints };
@@ -171,7 +171,7 @@ fn hints(trials: &[Trial], labels: &[String]) -> Vec<String> {
     hints
 }
 
-/// Sets the keys of one model in a settings file, and leaves every other line where it is.
+/// Sets the keys of one model in a settings file, and leaves all other lines unchanged.
 fn write(file: &Path, name: &str, table: &str) -> anyhow::Result<()> {
     let shown = file.display();
     let text = match std::fs::read_to_string(file) {
@@ -192,7 +192,7 @@ fn write(file: &Path, name: &str, table: &str) -> anyhow::Result<()> {
         .or_insert_with(|| Item::Table(Table::new()));
     let model =
         model.as_table_like_mut().with_context(|| format!("{shown}: models.{name} is not a table"))?;
-    // A preset would say something else.
+    // A preset would override the new keys.
     for key in ["preset", "weights", "preset_file", "resize", "pad_colour", "pad_place"] {
         model.remove(key);
     }
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_found_goes_into_the_table_of_its_model_and_the_rest_stays() {
+    fn the_result_goes_into_the_table_of_its_model_and_the_rest_stays() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("eirs.toml");
         std::fs::write(

@@ -1,4 +1,4 @@
-//! `eirs policy try`: would a new policy have done worse?
+//! `eirs policy try`: compares a new policy with the one in force.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -49,14 +49,14 @@ pub struct Try {
     voice: Voice,
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Verdict {
     pool: String,
     trace: String,
     in_force: Figures,
     tried: Figures,
-    /// What is worse beyond the limits, a sentence each; empty where nothing is.
+    /// What is worse beyond the limits, one sentence each; empty if nothing is.
     worse: Vec<String>,
 }
 
@@ -74,7 +74,7 @@ impl Try {
         let tried = parse(&self.file, &text).map_err(|complaints| Stop::Usage(joined(&complaints)))?;
         let folder = &settings.controller.policies;
         let mut policies = load_dir(folder).map_err(|complaints| Stop::Usage(joined(&complaints)))?;
-        // A good figure would be the word to put it in force, where the controller would refuse it.
+        // Good figures must not recommend a policy that the controller would refuse.
         let refused = policies.complaints_with((&pool, &tried, &self.file), folder, &settings);
         if policies.pools.contains_key(&pool) && !refused.is_empty() {
             return Err(Stop::Usage(joined(&refused)));
@@ -159,7 +159,7 @@ impl Verdict {
     }
 }
 
-/// How much may be worse. Nothing is more than no number, and every policy would be good.
+/// Parses a limit. NaN is refused, because no value exceeds it.
 fn limit(text: &str) -> Result<f64, String> {
     let limit = text.parse::<f64>().ok().filter(|limit| limit.is_finite() && *limit >= 0.0);
     limit.ok_or_else(|| "must be a number of zero or more, like 1.05".to_owned())
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_costs_more_or_is_late_more_often_than_the_limits_allow_is_worse() {
+    fn a_policy_beyond_the_limits_of_cost_or_lateness_is_worse() {
         let figures = |cost_usd, within_slo| Figures { cost_usd, within_slo, ..Figures::default() };
         let now = figures(1.0, 0.99);
         assert!(trial().worse(&now, &figures(1.04, 0.986)).is_empty());
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_controller_would_refuse_is_not_tried() {
+    fn policies_that_the_controller_would_refuse_are_not_tried() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::create_dir(at("policies")).unwrap();
@@ -241,6 +241,6 @@ mod tests {
         };
         let (enough, none) = (of(5), of(0));
         assert!(enough.within_slo > 0.9 && enough.p50_s > 2.0, "{enough:?}");
-        assert_eq!(trial().worse(&enough, &none).len(), 1, "nobody who does nothing is dear");
+        assert_eq!(trial().worse(&enough, &none).len(), 1, "a policy without cost is not more expensive");
     }
 }

@@ -1,4 +1,4 @@
-//! What there is and what is missing, before anything is done.
+//! Inspects what exists and what is missing, before anything is done.
 
 use console::style;
 use eirs_platform::settings::{CpuCredits, Setup};
@@ -18,7 +18,7 @@ use crate::{
     show,
 };
 
-/// What would be done.
+/// The planned actions.
 #[derive(Debug)]
 pub(crate) struct Survey {
     steps: Vec<Step>,
@@ -26,18 +26,18 @@ pub(crate) struct Survey {
     cost: Vec<Line>,
 }
 
-/// One thing, and what there is of it.
+/// A resource, and its state.
 #[derive(Debug, Serialize)]
 struct Step {
     what: String,
     verb: Verb,
 }
 
-/// What would be done about it.
+/// The action for a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Verb {
-    /// It is as it should be.
+    /// The resource is as it should be.
     Keep,
     Make,
     Change,
@@ -80,8 +80,7 @@ impl Survey {
         Ok(survey)
     }
 
-    /// Fails where anything that a stack makes is not what the settings say: that is the stack's to
-    /// change.
+    /// Fails if resources of a stack differ from the settings: they must be changed in the stack.
     pub(crate) async fn expect_complete(account: &Account, stack: &str) -> anyhow::Result<()> {
         let mut survey = Self { steps: Vec::new(), notes: Vec::new(), cost: Vec::new() };
         survey.look_at_stores(account).await?;
@@ -236,7 +235,7 @@ impl Survey {
         Ok(())
     }
 
-    /// Whether all is as it should be.
+    /// Returns whether nothing needs to be done.
     pub(crate) fn is_nothing(&self) -> bool {
         self.steps.iter().all(|step| step.verb == Verb::Keep)
     }
@@ -255,7 +254,7 @@ impl Survey {
             "idle_usd_per_month": usd,
             "idle_usd_is_complete": complete,
             "worker_usd_per_hour": cost::hourly_usd(kind),
-            // Beside that, where it works without a pause.
+            // The additional price if the machine is busy without a pause.
             "worker_surplus_usd_per_hour": cost::surplus_usd(kind).filter(|_| goes_on),
         })
     }
@@ -288,7 +287,7 @@ impl Survey {
     }
 }
 
-/// What a worker costs while it works, as far as it is known here.
+/// Describes the cost of a running worker, as far as prices are known here.
 fn worked_hour(setup: &Setup) -> String {
     let kind = &setup.worker_type;
     let Some(usd) = cost::hourly_usd(kind) else {

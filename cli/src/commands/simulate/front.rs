@@ -1,6 +1,5 @@
-//! Cost against latency as a picture: the policy, who knows the future, and each reference with
-//! several values of its main parameter. Nobody should be to the left of the policy and below it at
-//! once.
+//! A chart of cost against latency: the policy, the clairvoyant schedule, and each reference with
+//! several values of its main parameter. No point should be both left of the policy and below it.
 
 use std::fmt::Write as _;
 
@@ -17,7 +16,7 @@ const BOTTOM: f64 = 60.0;
 const TEXT: &str = "#7d838c";
 const COLOURS: [&str; 5] = ["#3f86e8", "#22a06b", "#e0992a", "#9a6be0", "#7d838c"];
 
-/// Both axes are logarithmic: who costs twice as much is as far away whatever it is.
+/// A logarithmic axis: equal ratios have equal distances.
 struct Scale {
     low: f64,
     high: f64,
@@ -42,7 +41,7 @@ impl Scale {
         self.from + share * (self.to - self.from)
     }
 
-    /// 1, 2 and 5 times the powers of ten.
+    /// Returns 1, 2 and 5 times the powers of ten.
     fn ticks(&self) -> impl Iterator<Item = f64> + '_ {
         let first = self.low.log10().floor() as i32;
         (first..first + 9)
@@ -51,7 +50,7 @@ impl Scale {
     }
 }
 
-/// The picture as an SVG document.
+/// Draws the chart as an SVG document.
 pub(super) fn svg(report: &Report) -> String {
     let swept = || report.fronts.values().flatten().map(|swept| &swept.figures);
     let all = || report.rows().map(|(_, figures)| figures).chain(swept());

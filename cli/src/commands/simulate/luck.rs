@@ -1,4 +1,4 @@
-//! Bad luck on the command line: a few kinds of it, by name.
+//! The faults of a simulation, as flags.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ pub(super) struct Luck {
 
 impl Luck {
     pub(super) fn faults(&self) -> Faults {
-        // What would happen at every moment is no simulation but a loop.
+        // A fault at every moment would be an endless loop.
         let often = |every: Option<Duration>| every.filter(|every| !every.is_zero());
         Faults {
             boot_failure: self.boot_failure,

@@ -1,15 +1,15 @@
-//! Keys of a policy that are set on the command line. They are set in the text, before it is
-//! judged, so that a mistake gets the same complaint as in a file.
+//! Keys of a policy that are set on the command line. They are set in the text before it is parsed,
+//! so that an error has the same message as in a file.
 
 use std::str::FromStr;
 
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, Value};
 
-/// `pool.max=15`
+/// A key and its value, such as `pool.max=15`.
 #[derive(Debug, Clone)]
 pub(super) struct Override {
     section: String,
-    /// Which of several sections of the same name, counted from one.
+    /// The number among several sections of the same name, from one.
     number: Option<usize>,
     key: String,
     value: Value,
@@ -25,8 +25,8 @@ impl FromStr for Override {
 }
 
 impl Override {
-    /// Of a path like `pool.max` or `rule[2].per_instance`, and a value that is taken for a text
-    /// where it is nothing else.
+    /// Parses a path such as `pool.max` or `rule[2].per_instance`, and a value, which is a string
+    /// unless it is another TOML value.
     pub(super) fn new(path: &str, value: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
@@ -86,9 +86,9 @@ impl Override {
     }
 }
 
-/// The text with these keys set. All other lines stay where they are.
+/// Returns the text with these keys set. All other lines stay unchanged.
 pub(super) fn apply(text: &str, overrides: &[Override]) -> Result<String, String> {
-    // What is not TOML gets a better error from the code that reads it.
+    // The parser of policies has a better error for invalid TOML.
     let Ok(mut document) = text.parse::<DocumentMut>() else { return Ok(text.to_owned()) };
     for one in overrides {
         one.set(&mut document)?;
@@ -107,13 +107,13 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_set_where_they_stand_or_added_to_their_section() {
+    fn keys_are_set_in_place_or_added_to_their_section() {
         check("[pool]\nmax = 3\n", &["pool.max=15", "pool.min=1"], "[pool]\nmax = 15\nmin = 1\n");
         check("", &["scale_in.idle=30s"], "[scale_in]\nidle = \"30s\"\n");
     }
 
     #[test]
-    fn a_rule_is_the_first_that_has_the_key_or_the_one_of_the_number() {
+    fn a_rule_is_the_first_with_the_key_or_the_numbered_one() {
         let two = "[[rule]]\nkind = 'latency'\n[[rule]]\nkind = 'backlog'\nper_instance = 9\n";
         check(two, &["rule.per_instance=4"], &two.replace('9', "4"));
         check(two, &["rule[1].p95=20s"], &two.replace("'latency'\n", "'latency'\np95 = \"20s\"\n"));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused() {
+    fn invalid_keys_are_refused() {
         for bad in ["max=3", "pool.max", "rule[x].p95=3", "rule[0].p95=3", "pool.a.b=3"] {
             assert!(bad.parse::<Override>().is_err(), "{bad}");
         }

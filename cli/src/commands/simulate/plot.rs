@@ -1,8 +1,8 @@
-//! A run as a picture: what arrived, what waited, who was there, and how long people waited, one
-//! below the other on one time axis.
+//! Draws a run as a chart: arrivals, backlog, instances and latency, one above the other on a
+//! common time axis.
 //!
-//! The background is left out and all colours are of middle brightness, so that it can be read on
-//! white and on black.
+//! It has no background, and all colours have medium brightness, so that it is readable on white
+//! and on black.
 
 use std::fmt::Write as _;
 
@@ -11,17 +11,16 @@ use eirs_load::axis::{Axis, span, time_ticks};
 
 use crate::show::escaped;
 
-/// The picture, and the place of the panels in it.
+/// The size of the image, and the position of the panels.
 const WIDTH: f64 = 1000.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 30.0;
 const TOP: f64 = 104.0;
 const PANEL: f64 = 132.0;
 const GAP: f64 = 46.0;
-/// Figures are gathered in this many periods.
+/// Number of time intervals.
 const BINS: usize = 430;
-/// How often it is noted how things stand: finer than the stretches, whose highest values are
-/// shown.
+/// Number of samples of the state: more than intervals, which show the highest values.
 pub(super) const SAMPLES: u32 = 8600;
 
 const TEXT: &str = "#7d838c";
@@ -31,7 +30,7 @@ const AMBER: &str = "#e0992a";
 const VIOLET: &str = "#9a6be0";
 const RED: &str = "#dd5046";
 
-/// What the picture says in words.
+/// The texts of the chart.
 pub(super) struct Words {
     pub(super) title: String,
     pub(super) trace: String,
@@ -40,7 +39,7 @@ pub(super) struct Words {
     pub(super) max: u32,
 }
 
-/// One stretch of time.
+/// One time interval.
 #[derive(Default, Clone)]
 struct Bin {
     arrived: f64,
@@ -52,7 +51,7 @@ struct Bin {
     latencies_s: Vec<f32>,
 }
 
-/// The picture as an SVG document.
+/// Draws the chart as an SVG document.
 pub(super) fn svg(words: &Words, trace: &Trace, outcome: &Outcome) -> String {
     let length_s = (outcome.end as f64 / 1e6).max(trace.seconds()).max(1.0);
     let bins = bins(trace, outcome, length_s);
@@ -76,7 +75,7 @@ fn bins(trace: &Trace, outcome: &Outcome, length_s: f64) -> Vec<Bin> {
     }
     for sample in &outcome.samples {
         let bin = &mut bins[place(sample.at)];
-        // What was there at the same time, at the moment when there was most.
+        // Values of the same moment, the one with the largest sum.
         let (waiting, worked_on) = (sample.visible as f64, sample.in_flight as f64);
         if waiting + worked_on >= bin.waiting + bin.worked_on {
             (bin.waiting, bin.worked_on) = (waiting, worked_on);
@@ -114,7 +113,7 @@ fn instances(picture: &mut Picture, bins: &[Bin], max: u32) {
     let ready = of(|bin| bin.ready);
     let started = of(|bin| bin.ready + bin.starting);
     let all = of(|bin| bin.ready + bin.starting + bin.leaving);
-    // A little more, for the words on the highest line.
+    // A little higher, to leave room for the text above the highest line.
     let axis = Axis::up_to(all.iter().copied().fold(1.15 * f64::from(max), f64::max));
     picture.panel("Instances", "", &axis, &[("ready", GREEN), ("starting", VIOLET), ("leaving", RED)]);
     picture.area(&axis, &vec![0.0; bins.len()], &ready, GREEN);
@@ -145,7 +144,7 @@ fn latency(picture: &mut Picture, bins: &[Bin], slo_s: f64) {
     picture.level(&axis, slo_s, &format!("SLO {}", span(slo_s)), RED);
 }
 
-/// The picture in the making, from top to bottom.
+/// The chart under construction, from top to bottom.
 struct Picture {
     text: String,
     length_s: f64,
@@ -168,7 +167,7 @@ impl Picture {
         self.label(LEFT, 69.0, "font-size=\"13\"", &words.trace);
     }
 
-    /// Begins the next panel: its name, unit, legend, and both grids.
+    /// Starts the next panel: name, unit, legend and both grids.
     fn panel(&mut self, name: &str, unit: &str, axis: &Axis, legend: &[(&str, &str)]) {
         self.row += 1;
         let (top, bottom) = (self.top(), self.top() + PANEL);
@@ -203,7 +202,7 @@ impl Picture {
         ));
     }
 
-    /// A level that something should not exceed.
+    /// Draws a limit.
     fn level(&mut self, axis: &Axis, value: f64, text: &str, colour: &str) {
         let y = self.y(axis, value);
         self.add(format_args!(
@@ -215,7 +214,7 @@ impl Picture {
         self.label(WIDTH - RIGHT - 4.0, y - 5.0, &style, text);
     }
 
-    /// The area between two rows of values, in steps.
+    /// Fills the area between two rows of values, in steps.
     fn area(&mut self, axis: &Axis, below: &[f64], above: &[f64], colour: &str) {
         let mut path = String::new();
         let mut number = 0;
@@ -243,7 +242,8 @@ impl Picture {
         self.add(format_args!("<path d=\"{path}\" fill=\"{colour}\" fill-opacity=\"0.8\"/>"));
     }
 
-    /// A line through the values, broken where there are none; a lonely one is a dot.
+    /// Draws a line through the values, with gaps where they are missing; an isolated value is a
+    /// dot.
     fn line(&mut self, axis: &Axis, values: &[Option<f64>], colour: &str) {
         let mut path = String::new();
         let is_there = |number: usize| values.get(number).is_some_and(Option::is_some);
@@ -302,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_becomes_one_page_with_every_panel_and_nothing_that_is_no_number() {
+    fn a_run_becomes_an_svg_with_every_panel_and_only_numbers() {
         let policy = parse(Path::new("p.toml"), "[[rule]]\nkind = 'backlog'").unwrap();
         let trace = Trace::of("burst:40/10m@20m", "p", 1).unwrap();
         let outcome = simulate(&policy, &trace, &Setup::default(), SAMPLES);

@@ -1,5 +1,5 @@
-//! One key of the policy after the other: what each value costs and how long people wait, so that a
-//! policy is picked from a table.
+//! Simulates several values of keys of the policy and tabulates cost and latency, so that a policy
+//! can be chosen.
 
 use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
@@ -13,12 +13,12 @@ use super::{
 };
 use crate::show;
 
-/// A range without a step has no more values than this.
+/// Maximum number of values of a range without a step.
 const VALUES: f64 = 10.0;
-/// Nobody reads a longer table.
+/// Maximum number of runs; a longer table is unreadable.
 const MOST_RUNS: usize = 1000;
 
-/// `rule.per_instance=5..50`
+/// A key and its values, such as `rule.per_instance=5..50`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Axis {
     key: String,
@@ -30,13 +30,13 @@ impl FromStr for Axis {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (key, range) = text.split_once('=').ok_or("must be KEY=RANGE, like rule.per_instance=5..50")?;
-        // The key is judged before anything runs.
+        // Checks the key before anything runs.
         Override::new(key, "0")?;
         Ok(Self { key: key.trim().to_owned(), values: values(range.trim())? })
     }
 }
 
-/// `5..50`, `5..50:5`, `10s..60s`, or a list.
+/// Parses `5..50`, `5..50:5`, `10s..60s`, or a list.
 fn values(range: &str) -> Result<Vec<String>, String> {
     let Some((from, rest)) = range.split_once("..") else {
         let listed: Vec<_> = range.split(',').map(|value| value.trim().to_owned()).collect();
@@ -101,7 +101,7 @@ impl Unit {
     fn write(self, value: f64) -> String {
         match self {
             Self::Whole => format!("{value:.0}"),
-            // Sums of tenths are off by a hair.
+            // Rounds, since sums of tenths are inexact.
             Self::Real => format!("{}", (value * 1e9).round() / 1e9),
             Self::Time => {
                 let time = Duration::from_millis((value * 1e3).round() as u64);
@@ -111,7 +111,7 @@ impl Unit {
     }
 }
 
-/// The next larger step that people would choose: 1, 2, 3 or 5, 10, 20 ...
+/// Returns the next larger round step: 1, 2, 3 or 5, 10, 20 ...
 fn nice(least: f64, unit: Unit) -> f64 {
     if least <= 0.0 {
         return 1.0;
@@ -122,10 +122,10 @@ fn nice(least: f64, unit: Unit) -> f64 {
     if unit == Unit::Whole { step.max(1.0) } else { step }
 }
 
-/// A policy of the grid: each key's value.
+/// A policy of the grid: the value of each key.
 pub(super) type Point = Vec<(String, String)>;
 
-/// Every combination of values, the last key fastest.
+/// Returns all combinations of values, the last key varying fastest.
 pub(super) fn grid(axes: &[Axis]) -> Result<Vec<Point>, String> {
     let count = axes.iter().map(|axis| axis.values.len()).try_fold(1usize, usize::checked_mul);
     if count.is_none_or(|count| count > MOST_RUNS) {
@@ -146,12 +146,12 @@ pub(super) fn grid(axes: &[Axis]) -> Result<Vec<Point>, String> {
     Ok(axes.iter().fold(vec![Point::new()], extend))
 }
 
-/// What is set on the command line for a point.
+/// Returns the overrides for a point of the grid.
 pub(super) fn overrides(point: &Point) -> Result<Vec<Override>, String> {
     point.iter().map(|(key, value)| Override::new(key, value)).collect()
 }
 
-/// The grid and what came of it.
+/// The grid and its results.
 #[derive(Debug, Serialize)]
 pub(super) struct Front<'a> {
     trace: &'a TraceSummary,
@@ -163,7 +163,7 @@ pub(super) struct Front<'a> {
 #[derive(Debug, Serialize)]
 struct Row<'a> {
     set: BTreeMap<&'a str, &'a str>,
-    /// Nobody is both cheaper and faster.
+    /// Whether no other policy is both cheaper and faster.
     on_front: bool,
     #[serde(flatten)]
     figures: &'a Figures,
@@ -192,7 +192,7 @@ impl<'a> Front<'a> {
         self.sweep.iter().all(|row| row.wrong.is_empty())
     }
 
-    /// A table, the cheapest first: down the front the waits become shorter.
+    /// Formats as a table, cheapest first: along the front, the latency decreases.
     pub(super) fn text(&self, axes: &[Axis]) -> String {
         let keys: Vec<_> = axes.iter().map(|axis| axis.key.as_str()).collect();
         let best = self.clairvoyant.cost_usd;
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_range_is_named() {
+    fn invalid_ranges_are_named_in_the_error() {
         for (bad, expected) in [
             ("50..5", "must rise"),
             ("5..50:0", "must rise"),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_front_is_what_nothing_beats_at_both() {
+    fn the_front_has_all_policies_that_none_beats_in_both() {
         let figures = |cost_usd, p95_s| Figures { cost_usd, p95_s, ..Figures::default() };
         let (cheap, fast) = (figures(1.0, 9.0), figures(3.0, 2.0));
         let (between, beaten, same) = (figures(2.0, 5.0), figures(2.5, 5.0), figures(2.0, 5.0));

@@ -1,4 +1,4 @@
-//! Reports as tables.
+//! Formats reports as tables.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use eirs_controller::{
 
 use crate::show;
 
-/// The heads of [`cells`].
+/// The headers of [`cells`].
 pub(super) const HEADS: [&str; 14] = [
     "mean s", "p50", "p95", "p99", "max", "in SLO %", "killed", "again", "open", "starts", "hours", "USD",
     "USD/1000", "x best",
 ];
 
-/// One row of figures; `best` is what the cheapest way costs.
+/// Formats one row of figures; `best` is the lowest possible cost.
 pub(super) fn cells(figures: &Figures, best: f64) -> Vec<String> {
-    // Without any cost there is nothing to compare.
+    // Without any cost, there is no ratio.
     let ratio = if best > 0.0 { format!("{:.2}", figures.cost_usd / best) } else { "?".to_owned() };
     let seconds = [figures.mean_s, figures.p50_s, figures.p95_s, figures.p99_s, figures.max_s]
         .map(|s| format!("{s:.1}"));
@@ -31,7 +31,7 @@ pub(super) fn cells(figures: &Figures, best: f64) -> Vec<String> {
     cells
 }
 
-/// A report with a row for everybody.
+/// Formats a report with one row per policy.
 pub(super) fn report(report: &Report) -> String {
     let best = report.clairvoyant.cost_usd;
     let row = |(name, figures): (&str, &Figures)| [vec![name.to_owned()], cells(figures, best)].concat();
@@ -48,7 +48,8 @@ pub(super) fn report(report: &Report) -> String {
     )
 }
 
-/// Why the policy costs what it costs. The second number of each is to what no schedule goes below.
+/// Explains the cost of the policy. The second number of each line is relative to the lowest
+/// possible cost.
 fn prices(report: &Report) -> String {
     let Prices { ignorance, speed, online } = report.prices;
     let launched = match report.policy.launched_hours {
@@ -83,7 +84,7 @@ fn seeds(report: &Report) -> String {
     format!("\nOver {seeds} seeds, with the 95 % confidence interval of each mean:\n{table}")
 }
 
-/// The references with other values of their main parameters: what is on each one's front.
+/// Formats the references with other values of their main parameters that are on their fronts.
 fn fronts(report: &Report) -> String {
     let mut rows = Vec::new();
     for (name, points) in &report.fronts {
@@ -111,20 +112,20 @@ fn fronts(report: &Report) -> String {
     format!("\n{}", show::table(&head, &rows))
 }
 
-/// The trace in one line.
+/// Formats the trace in one line.
 pub(super) fn title(trace: &TraceSummary) -> String {
     let length = humantime::format_duration(Duration::from_secs(trace.seconds.round() as u64));
     format!("{}: {} in {length}", trace.name, show::count(trace.arrivals, "request"))
 }
 
-/// A policy in one line.
+/// Formats a policy in one line.
 pub(super) fn policy(pool: &str, policy: &Policy) -> String {
     let rules: Vec<_> = policy.rules.iter().map(ToString::to_string).collect();
     let rules = if rules.is_empty() { "no rule".to_owned() } else { rules.join("; ") };
     format!("Pool {pool}, {} to {} instances ({rules})", policy.pool.min, policy.pool.max)
 }
 
-/// How the policy did, in one line.
+/// Formats the figures of the policy in one line.
 pub(super) fn figures(report: &Report, slo: Duration) -> String {
     let figures = &report.policy;
     let mut line = format!(
@@ -142,7 +143,7 @@ pub(super) fn figures(report: &Report, slo: Duration) -> String {
     line
 }
 
-/// What nobody should have done.
+/// Lists violated invariants.
 pub(super) fn wrong(wrong: &[String]) -> String {
     if wrong.is_empty() {
         return String::new();

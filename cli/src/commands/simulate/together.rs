@@ -1,4 +1,4 @@
-//! Several pools under one limit.
+//! Simulates several pools under one limit.
 
 use std::collections::BTreeMap;
 
@@ -12,18 +12,18 @@ use serde::Serialize;
 use super::{Simulate, text};
 use crate::{Exit, Global, Stop, show};
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Report {
     pools: BTreeMap<String, Figures>,
-    /// Starts of all pools together.
+    /// The starts of all pools.
     starts: u64,
     cost_usd: f64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     wrong: Vec<String>,
 }
 
-/// The pool of `POOL=TRACE`. A trace has an `=`, too, but after a colon or a comma.
+/// Returns the pool of `POOL=TRACE`. A trace may contain `=`, but only after a colon or a comma.
 pub(super) fn pool_of(words: &str) -> Option<(&str, &str)> {
     words.split_once('=').filter(|(pool, _)| is_name(pool))
 }
@@ -95,7 +95,7 @@ impl Simulate {
         Ok(if report.wrong.is_empty() { Exit::Ok } else { Exit::Failed })
     }
 
-    /// An option that would do nothing with several pools.
+    /// Returns an option that has no effect with several pools.
     fn of_one_pool(&self) -> Option<&'static str> {
         let compares = self.compare.join(",");
         let given = [
@@ -125,7 +125,7 @@ mod tests {
         simulate: Simulate,
     }
 
-    /// What `eirs simulate` ends with for two pools, of which one has its own price.
+    /// The result of `eirs simulate` for two pools, one of which has its own price.
     fn run(options: &[&str]) -> Result<Exit, Stop> {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a.toml"), "[pool]\nmax = 3").unwrap();
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_nothing_with_several_pools_is_refused() {
+    fn options_without_effect_on_several_pools_are_refused() {
         assert_eq!(run(&["--trace", "b=burst:3@1m"]).unwrap(), Exit::Ok);
         assert_eq!(run(&["--compare", "none"]).unwrap(), Exit::Ok);
         for options in [
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_stands_before_its_trace_and_the_keys_of_a_generator_are_none() {
+    fn the_pool_precedes_its_trace_and_generator_keys_are_not_pools() {
         assert_eq!(pool_of("dogs=burst:3/10m"), Some(("dogs", "burst:3/10m")));
         assert_eq!(pool_of("a=onoff:4/s,on=5m"), Some(("a", "onoff:4/s,on=5m")));
         assert_eq!(pool_of("onoff:4/s,on=5m,off=15m@2h"), None);

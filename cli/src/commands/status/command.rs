@@ -33,19 +33,19 @@ pub(crate) struct StatusCommand {
     watch: bool,
 }
 
-/// How often a watch looks whether something is new.
+/// The interval between checks of a watch.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     /// The state folder.
     state: String,
     /// Whether a controller runs.
     running: bool,
-    /// Its process.
+    /// The process id of the controller.
     pid: Option<u32>,
-    /// What the controller wrote last, this one or an earlier one; null where none ever ran.
+    /// The last status, of this controller or an earlier one; null if none ever ran.
     controller: Option<&'a Status>,
 }
 
@@ -61,8 +61,8 @@ impl StatusCommand {
         Ok(Exit::Ok)
     }
 
-    /// Shows it again whenever the file is another one, and on a terminal every second, for spans
-    /// grow.
+    /// Prints the status after each change of the file, and on a terminal also every second,
+    /// because durations grow.
     async fn watch(&self, settings: &Settings) {
         let stop = CancellationToken::new();
         show::stop_on_signal(stop.clone());

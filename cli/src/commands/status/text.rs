@@ -1,5 +1,4 @@
-//! The status as a page for people: the controller, each pool with its instances, the last
-//! decisions.
+//! Formats the status as text: the controller, each pool with its instances, the last decisions.
 
 use chrono::{DateTime, Utc};
 use console::style;
@@ -12,12 +11,12 @@ use eirs_platform::settings::{Settings, Simulate};
 
 use crate::show::{ago, count, milliseconds, paragraph, since, span, table};
 
-/// How many decisions are shown.
+/// Number of decisions to show.
 const DECISIONS: usize = 6;
-/// A controller without a pass for this many ticks hangs.
+/// Number of ticks without a pass after which the controller counts as hanging.
 const MISSED_TICKS: u32 = 5;
 
-/// The page, for a terminal of this width.
+/// Formats the status for a terminal of this width.
 pub fn text(
     settings: &Settings,
     status: Option<&Status>,
@@ -164,8 +163,8 @@ fn today(today: &Usage) -> Option<String> {
     (!known.is_empty()).then(|| known.join(", "))
 }
 
-/// A table of those that run or have something to report, the others in a word, and what is too
-/// long for a table below it.
+/// Formats instances that run or have something to report as a table, with long remarks below, and
+/// summarises the others.
 fn instances(instances: &[InstanceStatus], width: usize, now: DateTime<Utc>) -> String {
     if instances.is_empty() {
         return String::new();
@@ -230,7 +229,7 @@ fn state(stage: Stage) -> String {
     .to_string()
 }
 
-/// What is not as on any day.
+/// Returns a remark about anything unusual.
 fn remark(instance: &InstanceStatus, now: DateTime<Utc>) -> Option<String> {
     let mut remarks = Vec::new();
     if let Some(cordon) = &instance.cordoned {
@@ -270,7 +269,7 @@ fn of_decision(decision: &Decision, width: usize, now: DateTime<Utc>) -> String 
     paragraph(&since(decision.at, now), &sentence, width)
 }
 
-/// `by alice for 5m`
+/// Formats as `by alice for 5m`.
 fn by(order: &Order, now: DateTime<Utc>) -> String {
     format!("by {} for {}", order.by.as_deref().unwrap_or("an unknown user"), since(order.since, now))
 }
@@ -342,14 +341,14 @@ mod tests {
     }
 
     #[test]
-    fn the_page_fits_on_eighty_columns_and_tells_everything() {
+    fn the_status_fits_in_eighty_columns_and_is_complete() {
         let page = page(&status());
         assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");
         insta::assert_snapshot!(page);
     }
 
     #[test]
-    fn orders_and_troubles_stand_where_they_are_seen() {
+    fn orders_and_problems_are_shown() {
         let mut status = status();
         let order = Order::new(Some("alice".into()), at(-300));
         let cordon = Cordon { since: at(-60), by: None, drain: true };
@@ -371,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_without_a_policy_is_not_said_to_have_a_queue_that_fails() {
+    fn a_pool_without_a_policy_does_not_report_a_queue_error() {
         let mut status = status();
         (status.pools[0].visible, status.pools[0].in_flight) = (None, None);
         assert!(page(&status).contains("unknown: the queue could not be read"));
@@ -384,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_controller_it_says_so() {
+    fn the_status_says_that_no_controller_runs() {
         let settings = Settings::default();
         assert_eq!(text(&settings, None, false, 80, at(0)), "No controller has run on .eirs yet.\n");
         let page = text(&settings, Some(&status()), false, 80, at(0));

@@ -68,6 +68,11 @@ impl<R: Read + Seek> Reader<R> {
         String::from_utf8(bytes).map_err(|_| malformed())
     }
 
+    /// Returns the number of bytes until `end`.
+    pub fn left(&self, end: u64) -> u64 {
+        end.saturating_sub(self.at)
+    }
+
     /// Continues at `end`. Free within the buffer.
     pub fn skip(&mut self, end: u64) -> io::Result<()> {
         let bytes = end.checked_sub(self.at).ok_or_else(malformed)?;
@@ -75,7 +80,8 @@ impl<R: Read + Seek> Reader<R> {
         self.input.seek_relative(i64::try_from(bytes).map_err(|_| malformed())?)
     }
 
-    fn bytes<const N: usize>(&mut self) -> io::Result<[u8; N]> {
+    /// Reads this number of bytes.
+    pub fn bytes<const N: usize>(&mut self) -> io::Result<[u8; N]> {
         let mut bytes = [0; N];
         self.input.read_exact(&mut bytes)?;
         self.at += N as u64;

@@ -106,6 +106,21 @@ write("cast_to_bool", means() + [node("Mul", ["m", "c"], ["t"]), node("Cast", ["
 write("resize_half_pixel", [node("Resize", ["x", "", "s"], ["r"], mode="nearest", coordinate_transformation_mode="half_pixel", nearest_mode="floor")]
       + means("r", "y"), X, [y(3)], [("s", np.float32([1, 1, 0.6, 0.7]))])
 write("reduce_nothing", means() + [node("ReduceL2", ["m"], ["y"], noop_with_empty_axes=1)], X, [y(3)], opset=18)
+# What ONNX Runtime 1.32 takes for a layer normalization, and is none: the difference the other way round, another power. And two
+# quantizations, which it makes one.
+def norm(name, difference, power):
+    write(name, means() + [node("ReduceMean", ["m"], ["mean"], axes=[1]), node("Sub", difference, ["d"]), node("Pow", ["d", "p"], ["q"]),
+          node("ReduceMean", ["q"], ["v"], axes=[1]), node("Add", ["v", "e"], ["w"]), node("Sqrt", ["w"], ["s"]), node("Div", ["d", "s"], ["n"]),
+          node("Mul", ["n", "one"], ["o"]), node("Add", ["o", "zero"], ["y"])], X, [y(3)],
+          [("p", np.float32(power)), ("e", np.float32(1e-5)), ("one", np.ones(3, "f")), ("zero", np.zeros(3, "f"))])
+
+
+norm("norm", ["m", "mean"], 2)
+norm("norm_reversed", ["mean", "m"], 2)
+norm("norm_cubic", ["m", "mean"], 3)
+write("quantized_twice", means() + [node("QuantizeLinear", ["m", "a", "z"], ["b"]), node("DequantizeLinear", ["b", "a", "z"], ["c"]),
+      node("QuantizeLinear", ["c", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["y"])], X, [y(3)],
+      [("a", np.float32(0.125)), ("s", np.float32(0.3)), ("z", np.uint8(0))])
 write("top_k", means() + [node("TopK", ["m", "k"], ["best", "places"], axis=1)], X, [y(2, name="best"), y(2, name="places", kind=T.INT64)],
       [("k", np.int64([2]))])
 write("ultralytics", means(to="y"), X, [y(3)], meta={"names": "{0: 'red', 1: 'green', 2: 'blue'}", "task": "classify", "author": "Ultralytics"})

@@ -203,6 +203,22 @@ fn labels_are_taken_from_the_model_where_it_has_them() {
 }
 
 #[test]
+fn what_only_resembles_a_layer_normalization_or_a_quantization_is_computed_as_it_is() {
+    for (name, expected) in [
+        ("norm", [("red", 0.7743), ("green", 0.1558), ("blue", 0.0699)]),
+        ("norm_reversed", [("red", 0.0587), ("green", 0.2915), ("blue", 0.6499)]),
+        ("norm_cubic", [("red", 0.9941), ("green", 0.0055), ("blue", 0.0004)]),
+    ] {
+        let (_folder, model) = model(name, &COLOURS);
+        check(&model, &BOTH, &red(), &expected);
+    }
+    // 0.8, 0.4 and 0.2 in steps of 0.125, and then of 0.3: 0.6, 0.3 and 0.3.
+    let (_folder, model) = model("quantized_twice", &COLOURS);
+    let model = Model { scores: Some(Scores::Probabilities), ..model };
+    check(&model, &BOTH, &red(), &[("red", 0.6), ("green", 0.3), ("blue", 0.3)]);
+}
+
+#[test]
 fn what_is_no_classifier_is_refused_in_a_sentence() {
     for (name, expected) in [
         ("detector", "no output is one score for each label"),

@@ -185,7 +185,7 @@ impl Onnx {
                 }
                 ([], None) => None,
             };
-            let loaded = candidate.load(model, &source).map_err(Trouble::Engine);
+            let loaded = candidate.load(model, &source, graph.as_ref()).map_err(Trouble::Engine);
             let loaded =
                 loaded.and_then(|engine| Self::with(model, &source, graph.as_ref(), engine.into(), advice));
             match loaded {

@@ -5,7 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use anyhow::{anyhow, bail};
 use eirs_platform::settings::{self, Model, Provider};
 
-use super::{Engine, Source, graph::Graph, ort, rten};
+use super::{
+    Engine, Source,
+    graph::{Graph, Node},
+    ort, rten,
+};
 use crate::classify::panic_text;
 
 /// The number of the boolean type in an ONNX file.
@@ -49,10 +53,16 @@ impl Candidate {
     }
 
     /// Loads the model. The error is the reason without the name of the model.
-    pub(super) fn load(self, model: &Model, source: &Source) -> anyhow::Result<Box<dyn Engine>> {
+    pub(super) fn load(
+        self,
+        model: &Model,
+        source: &Source,
+        graph: Option<&Graph>,
+    ) -> anyhow::Result<Box<dyn Engine>> {
+        let fuses_norms = graph.is_none_or(|graph| !resembles_a_norm(graph));
         let loaded = catch_unwind(AssertUnwindSafe(|| -> anyhow::Result<Box<dyn Engine>> {
             Ok(match self {
-                Self::Ort(runtime) => Box::new(ort::Ort::load(runtime, model, source)?),
+                Self::Ort(runtime) => Box::new(ort::Ort::load(runtime, model, source, fuses_norms)?),
                 Self::Rten => Box::new(rten::Rten::load(source)?),
             })
         }));
@@ -126,6 +136,24 @@ fn wrong_in_rten(graph: &Graph, output: &str) -> Option<String> {
     })
 }
 
+/// Returns whether ONNX Runtime could take a part of the graph for a layer normalization that it is
+/// not. 1.32 fuses the operators of one without a look at the order of the inputs of a difference
+/// and of a quotient, nor at the power.
+fn resembles_a_norm(graph: &Graph) -> bool {
+    let first = |node: &Node| node.inputs.first().and_then(|input| graph.last_node(input));
+    let is_made_by =
+        |node: &Node, operator: &str| first(node).is_some_and(|maker| maker.operator == operator);
+    graph.nodes.iter().any(|node| match node.operator.as_str() {
+        "Sub" => is_made_by(node, "ReduceMean"),
+        "Div" => is_made_by(node, "Sqrt"),
+        "ReduceMean" => first(node).is_some_and(|maker| {
+            let power = maker.inputs.get(1).and_then(|power| graph.constant(power));
+            maker.operator == "Pow" && power != Some(2.0)
+        }),
+        _ => false,
+    })
+}
+
 /// Returns whether a value is known to have two axes.
 fn is_matrix(graph: &Graph, value: &str, depth: usize) -> bool {
     let Some(node) = graph.maker(value).filter(|_| depth < 64) else { return false };
@@ -137,5 +165,23 @@ fn is_matrix(graph: &Graph, value: &str, depth: usize) -> bool {
             first.is_some_and(|input| is_matrix(graph, input, depth + 1))
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn a_layer_normalization_is_fused_and_what_resembles_one_is_not() {
+        for (name, expected) in
+            [("norm", false), ("norm_reversed", true), ("norm_cubic", true), ("logits", false)]
+        {
+            let path = PathBuf::from(format!("{}/tests/models/{name}.onnx", env!("CARGO_MANIFEST_DIR")));
+            let graph = Graph::read(&Source::File(path)).unwrap();
+            assert_eq!(resembles_a_norm(&graph), expected, "{name}");
+        }
     }
 }

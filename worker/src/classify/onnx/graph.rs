@@ -30,6 +30,8 @@ pub(super) struct Graph {
     pub(super) outputs: Vec<String>,
     /// The names of values stored in the file.
     pub(super) weights: BTreeSet<String>,
+    /// The floats among them that have one element.
+    pub(super) numbers: BTreeMap<String, f64>,
     /// Lists of strings among the stored values: the classes of scikit-learn's pipelines.
     pub(super) texts: Vec<Vec<String>>,
 }
@@ -46,6 +48,8 @@ pub(super) struct Node {
     pub(super) numbers: BTreeMap<String, Vec<i64>>,
     /// The string attributes, by name.
     pub(super) texts: BTreeMap<String, Vec<String>>,
+    /// Its attribute that is one float, or a tensor of one: the value of a `Constant`.
+    constant: Option<f64>,
     /// The nodes of graphs in attributes, such as the branches of an `If`.
     inner: Vec<Node>,
 }
@@ -113,21 +117,23 @@ impl Graph {
         Ok(())
     }
 
-    /// Reads the name of a tensor, and its content if that is strings.
+    /// Reads a tensor with a name.
     fn weight<R: Read + Seek>(&mut self, reader: &mut Reader<R>, end: u64) -> io::Result<()> {
-        let mut texts = Vec::new();
-        while let Some((number, value)) = reader.field(end)? {
-            match (number, value) {
-                (6, Value::Until(end)) => texts.push(reader.text(end)?),
-                (8, Value::Until(end)) => _ = self.weights.insert(reader.text(end)?),
-                (_, Value::Until(end)) => reader.skip(end)?,
-                _ => {}
-            }
+        let tensor = Tensor::read(reader, end)?;
+        if let Some(number) = tensor.number {
+            self.numbers.insert(tensor.name.clone(), number);
         }
-        if texts.len() > 1 {
-            self.texts.push(texts);
+        if tensor.texts.len() > 1 {
+            self.texts.push(tensor.texts);
         }
+        self.weights.insert(tensor.name);
         Ok(())
+    }
+
+    /// Returns the number that a constant of one element holds, if its type is a float.
+    pub(super) fn constant(&self, value: &str) -> Option<f64> {
+        let made = || self.maker(value).filter(|node| node.operator == "Constant")?.constant;
+        self.numbers.get(value).copied().or_else(made)
     }
 
     /// Returns all nodes on which an output depends, last ones first.
@@ -228,6 +234,48 @@ impl Node {
     }
 }
 
+/// What is read of a tensor.
+#[derive(Debug, Default)]
+struct Tensor {
+    name: String,
+    /// Its elements, if they are texts.
+    texts: Vec<String>,
+    /// Its element, if it has one, of a float type.
+    number: Option<f64>,
+}
+
+impl Tensor {
+    fn read<R: Read + Seek>(reader: &mut Reader<R>, end: u64) -> io::Result<Self> {
+        /// The numbers of the types.
+        const F32: u64 = 1;
+        const F64: u64 = 11;
+        let (mut tensor, mut kind, mut raw) = (Self::default(), 0, None);
+        while let Some((number, value)) = reader.field(end)? {
+            match (number, value) {
+                (2, Value::Number(number)) => kind = number,
+                (6, Value::Until(end)) => tensor.texts.push(reader.text(end)?),
+                (8, Value::Until(end)) => tensor.name = reader.text(end)?,
+                // Floats of their own field, packed or not, and bytes of any type.
+                (4, Value::Float(bits)) => raw = Some(u64::from(bits)),
+                (10, Value::Double(bits)) => raw = Some(bits),
+                (4 | 9 | 10, Value::Until(end)) => match reader.left(end) {
+                    4 => raw = Some(u32::from_le_bytes(reader.bytes()?).into()),
+                    8 => raw = Some(u64::from_le_bytes(reader.bytes()?)),
+                    _ => reader.skip(end)?,
+                },
+                (_, Value::Until(end)) => reader.skip(end)?,
+                _ => {}
+            }
+        }
+        tensor.number = raw.and_then(|bits| match kind {
+            F32 => Some(f32::from_bits(u32::try_from(bits).ok()?).into()),
+            F64 => Some(f64::from_bits(bits)),
+            _ => None,
+        });
+        Ok(tensor)
+    }
+}
+
 fn node<R: Read + Seek>(reader: &mut Reader<R>, end: u64, depth: usize) -> io::Result<Node> {
     if depth > DEPTH_MAX {
         return Err(malformed());
@@ -262,6 +310,8 @@ fn attribute<R: Read + Seek>(
     while let Some((number, value)) = reader.field(end)? {
         match (number, value) {
             (1, Value::Until(end)) => name = reader.text(end)?,
+            (2, Value::Float(bits)) => node.constant = Some(f32::from_bits(bits).into()),
+            (5, Value::Until(end)) => node.constant = Tensor::read(reader, end)?.number,
             (3 | 8, Value::Number(value)) => numbers.push(value as i64),
             (8, Value::Until(end)) => {
                 while let Some(value) = reader.packed(end)? {

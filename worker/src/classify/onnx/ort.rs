@@ -204,8 +204,13 @@ struct Shared {
 }
 
 impl Ort {
-    pub(super) fn load(runtime: Runtime, model: &Model, source: &Source) -> anyhow::Result<Self> {
-        let session = new_session(&runtime, model, source)?;
+    pub(super) fn load(
+        runtime: Runtime,
+        model: &Model,
+        source: &Source,
+        fuses_norms: bool,
+    ) -> anyhow::Result<Self> {
+        let session = new_session(&runtime, model, source, fuses_norms)?;
         let inputs: Vec<_> =
             session.inputs().iter().map(|outlet| port(outlet.name(), outlet.dtype())).collect();
         let outputs: Vec<_> =
@@ -239,7 +244,12 @@ fn port(name: &str, kind: &ValueType) -> Port {
     }
 }
 
-fn new_session(runtime: &Runtime, model: &Model, source: &Source) -> anyhow::Result<OrtSession> {
+fn new_session(
+    runtime: &Runtime,
+    model: &Model,
+    source: &Source,
+    fuses_norms: bool,
+) -> anyhow::Result<OrtSession> {
     let provider = provider(model.provider, runtime)?;
     let build = || -> ort::Result<OrtSession> {
         let mut builder = OrtSession::builder(&runtime.environment)?
@@ -253,7 +263,13 @@ fn new_session(runtime: &Runtime, model: &Model, source: &Source) -> anyhow::Res
             .with_memory_pattern(false)?
             // Converts integer weights to floats once, at load, instead of in each run, which would
             // take twice as long.
-            .with_quant_qdq(false)?;
+            .with_quant_qdq(false)?
+            // It makes one quantization of two in a row, with other results.
+            .with_double_qdq_remover(false)?;
+        if !fuses_norms {
+            let fusions = "LayerNormFusionL1;LayerNormFusionL2";
+            builder = builder.with_config_entry("optimization.disable_specified_optimizers", fusions)?;
+        }
         let cpu = (!model.memory_arena).then(|| ep::CPU::default().with_arena_allocator(false).build());
         let providers: Vec<_> = provider.into_iter().chain(cpu).collect();
         if !providers.is_empty() {

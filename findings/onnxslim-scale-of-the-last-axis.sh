@@ -23,7 +23,7 @@ CHANNELS = 4
 
 def model(width):
     value = lambda name, channels: h.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels, 1, width])
-    weights = dict(w=np.ones((CHANNELS, 1, 1, 1), "f"), b=np.zeros(CHANNELS, "f"), k=np.arange(1, width + 1, dtype="f"))
+    weights = dict(w=np.ones((CHANNELS, 1, 1, 1), "f"), b=np.zeros(CHANNELS, "f"), k=np.float32(range(1, width + 1)))
     nodes = [h.make_node("Conv", ["x", "w", "b"], ["c"]), h.make_node("Mul", ["c", "k"], ["y"])]
     graph = h.make_graph(nodes, "g", [value("x", 1)], [value("y", CHANNELS)], [numpy_helper.from_array(a, k) for k, a in weights.items()])
     made = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)

@@ -1,5 +1,5 @@
-//! A worker whose stores and queues fail by a script: whatever happens, a job ends with one stored
-//! result, an answer that says the same, and an empty queue.
+//! A worker whose stores and queues fail as scripted: in every case, a job ends with one stored
+//! result, a reply with the same result, and an empty queue.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
 
@@ -26,7 +26,7 @@ fn away() -> Error {
     Error::unavailable("the test", "is away")
 }
 
-/// A worker on stores and queues that can be made to fail.
+/// A worker with stores and queues that can be made to fail.
 struct Rig {
     images: Arc<Faulty<eirs_platform::blobs::SharedBlobs>>,
     results: Arc<Faulty<eirs_platform::blobs::SharedBlobs>>,
@@ -56,7 +56,7 @@ impl Rig {
         Self { images, results, requests, responses, backend, settings }
     }
 
-    /// The image and its job, as web sends it.
+    /// Stores an image and sends its job, as web does.
     async fn sent(&self) -> JobId {
         let id = JobId::of(IMAGE);
         self.backend.images().put(&id.image_key(), Bytes::from_static(IMAGE)).await.unwrap();
@@ -71,13 +71,13 @@ impl Rig {
         id
     }
 
-    /// Runs one job through a worker until its answer is there and the queue is empty.
+    /// Runs one job through a worker until there is a reply and the queue is empty.
     async fn ends(&self) -> Reply {
         let id = self.sent().await;
         self.done(id).await
     }
 
-    /// The same for a job that was sent.
+    /// The same for a job that was sent already.
     async fn done(&self, id: JobId) -> Reply {
         let clock = Arc::new(SystemClock);
         let who = Identity {
@@ -106,9 +106,9 @@ impl Rig {
         let reply: Reply = job::decode(&answer.body).unwrap();
         let key = id.result_key("default", &reply.version);
         let stored = self.backend.results().get(&key).await.unwrap().expect("a stored result");
-        assert_eq!(job::decode::<Reply>(&stored).unwrap(), reply, "the answer says what is stored");
+        assert_eq!(job::decode::<Reply>(&stored).unwrap(), reply, "the reply equals the stored result");
         for left in [self.images.left(), self.results.left(), self.requests.left(), self.responses.left()] {
-            assert_eq!(left, 0, "every scripted fault happened");
+            assert_eq!(left, 0, "every scripted fault must happen");
         }
         reply
     }
@@ -119,7 +119,7 @@ fn is_classified(reply: &Reply) -> bool {
 }
 
 #[tokio::test]
-async fn a_store_that_is_away_for_a_moment_is_asked_again() {
+async fn a_briefly_unavailable_store_is_retried() {
     let rig = Rig::new().await;
     rig.images.next("get", Fault::Fail(away()));
     rig.results.next("put_new", Fault::Fail(away()));
@@ -128,7 +128,7 @@ async fn a_store_that_is_away_for_a_moment_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_store_that_stays_away_longer_gets_the_job_back_into_the_queue_and_it_is_tried_again() {
+async fn a_longer_outage_of_a_store_requeues_the_job() {
     let rig = Rig::new().await;
     for _ in 0..4 {
         rig.images.next("get", Fault::Fail(away()));
@@ -137,7 +137,7 @@ async fn a_store_that_stays_away_longer_gets_the_job_back_into_the_queue_and_it_
 }
 
 #[tokio::test]
-async fn a_job_that_fails_for_as_long_as_retries_may_go_on_is_given_up_with_the_last_cause() {
+async fn a_job_that_fails_for_retry_for_is_given_up_with_the_last_cause() {
     let mut rig = Rig::new().await;
     rig.settings.queue.retry_for = Duration::ZERO;
     for _ in 0..4 {
@@ -150,7 +150,7 @@ async fn a_job_that_fails_for_as_long_as_retries_may_go_on_is_given_up_with_the_
 }
 
 #[tokio::test]
-async fn deliveries_that_came_to_nothing_are_not_held_against_a_job() {
+async fn deliveries_without_an_attempt_do_not_count_against_a_job() {
     let rig = Rig::new().await;
     let id = rig.sent().await;
     let requests = rig.backend.requests("default").await.unwrap();
@@ -160,11 +160,11 @@ async fn deliveries_that_came_to_nothing_are_not_held_against_a_job() {
     }
     assert!(is_classified(&rig.done(id).await));
     let notes = rig.backend.results().list("attempts/", None, 10).await.unwrap();
-    assert_eq!(notes, [], "what has ended is no longer noted");
+    assert_eq!(notes, [], "the note is deleted at the end");
 }
 
 #[tokio::test]
-async fn a_job_that_was_begun_too_often_and_never_ended_is_given_up() {
+async fn a_job_that_was_started_too_often_and_never_ended_is_given_up() {
     let rig = Rig::new().await;
     let id = rig.sent().await;
     let requests = rig.backend.requests("default").await.unwrap();
@@ -181,27 +181,27 @@ async fn a_job_that_was_begun_too_often_and_never_ended_is_given_up() {
         "{reply:?}"
     );
     let notes = rig.backend.results().list("attempts/", None, 10).await.unwrap();
-    assert_eq!(notes, [], "a redriven job starts at nothing");
+    assert_eq!(notes, [], "a redriven job starts without notes");
 }
 
 #[tokio::test]
-async fn a_result_that_was_stored_without_our_knowing_is_the_result() {
+async fn a_result_stored_despite_an_error_is_the_result() {
     let rig = Rig::new().await;
     rig.results.next("put_new", Fault::LoseAnswer(away()));
     assert!(is_classified(&rig.ends().await));
 }
 
 #[tokio::test]
-async fn a_response_queue_that_is_away_does_not_cost_the_answer() {
+async fn an_unavailable_response_queue_does_not_lose_the_reply() {
     let rig = Rig::new().await;
     for _ in 0..4 {
         rig.responses.next("send", Fault::Fail(away()));
     }
-    assert!(is_classified(&rig.ends().await), "the second delivery says the stored result again");
+    assert!(is_classified(&rig.ends().await), "the second delivery replies with the stored result");
 }
 
 #[tokio::test]
-async fn an_ack_that_is_lost_makes_a_second_delivery_and_no_second_result() {
+async fn a_lost_ack_causes_a_second_delivery_but_no_second_result() {
     let rig = Rig::new().await;
     for _ in 0..4 {
         rig.requests.next("ack", Fault::Fail(away()));
@@ -210,7 +210,7 @@ async fn an_ack_that_is_lost_makes_a_second_delivery_and_no_second_result() {
 }
 
 #[tokio::test]
-async fn receives_that_fail_are_tried_again() {
+async fn failed_receives_are_retried() {
     let rig = Rig::new().await;
     for _ in 0..5 {
         rig.requests.next("receive", Fault::Fail(away()));
@@ -219,12 +219,12 @@ async fn receives_that_fail_are_tried_again() {
 }
 
 #[tokio::test]
-async fn an_image_that_is_gone_is_given_up_with_a_reason_and_its_next_upload_is_another_try() {
+async fn a_job_without_image_is_given_up_and_the_next_upload_tries_again() {
     let rig = Rig::new().await;
     let id = rig.sent().await;
     rig.backend.images().delete(&id.image_key()).await.unwrap();
     let reply = rig.done(id).await;
     let reason = "the image is no longer stored; upload it again".to_owned();
     assert_eq!(reply.outcome, Outcome::GaveUp { reason });
-    assert!(is_classified(&rig.ends().await), "now that it is stored again");
+    assert!(is_classified(&rig.ends().await), "the image is stored again");
 }

@@ -1,6 +1,6 @@
-//! Models of all kinds that people have, each a few operators whose right answers are known by
-//! arithmetic (`testing/models/graphs.py` makes them): the right answer on each engine, or a
-//! refusal that says what to do.
+//! Models of many kinds, each of a few operators with results that can be computed by hand
+//! (`testing/models/graphs.py` generates them): each engine must give the correct result, or an
+//! error that says what to do.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,7 +17,7 @@ use eirs_platform::{
 use eirs_worker::classify::{Image, fit, inspect, load};
 use image::{ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
 
-/// A model of `worker/tests/models`, whose input is a pixel from 0 to 1 and whose labels are red,
+/// A model of `worker/tests/models`, whose input is a pixel in [0, 1] and whose labels are red,
 /// green and blue.
 fn model(name: &str, labels: &[&str]) -> (tempfile::TempDir, Model) {
     let folder = tempfile::tempdir().unwrap();
@@ -67,7 +67,7 @@ fn refusal(model: &Model) -> String {
     format!("{:#}", load(model).err().expect("a model that cannot be loaded"))
 }
 
-/// The confidences of these labels, on every engine that is here and on which the model runs.
+/// Compares the confidences of these labels on every available engine that can run the model.
 fn check(model: &Model, engines: &[Engine], image: &Image, expected: &[(&str, f32)]) {
     for engine in engines.iter().copied().filter(|engine| is_here(*engine)) {
         let found = guesses(&Model { engine, ..model.clone() }, image);
@@ -88,7 +88,7 @@ const ORT: [Engine; 1] = [Engine::Onnxruntime];
 const SOFT: [(&str, f32); 3] = [("red", 0.4506), ("green", 0.3020), ("blue", 0.2473)];
 
 #[test]
-fn the_form_of_the_scores_is_found_without_a_setting() {
+fn the_form_of_the_scores_is_detected() {
     for name in ["logits", "weighted", "softmax", "log_softmax", "negative_log", "percent", "bytes"] {
         let (_folder, model) = model(name, &COLOURS);
         check(&model, &BOTH, &red(), &SOFT);
@@ -109,7 +109,7 @@ fn the_form_of_the_scores_is_found_without_a_setting() {
 }
 
 #[test]
-fn confidences_stay_what_they_are_where_some_are_taken_or_added() {
+fn selected_or_summed_confidences_remain_confidences() {
     let (_folder, part) = model("part", &["blue", "red"]);
     check(&part, &BOTH, &red(), &[("red", 0.4506), ("blue", 0.2473)]);
     let (_folder, groups) = model("groups", &["red", "other"]);
@@ -117,7 +117,7 @@ fn confidences_stay_what_they_are_where_some_are_taken_or_added() {
 }
 
 #[test]
-fn scores_that_may_mean_several_things_are_refused_until_a_setting_says_which() {
+fn ambiguous_scores_are_refused_without_a_setting() {
     for (name, expected) in [("scaled", "computed of confidences (Softmax)"), ("distances", "distances")] {
         let (_folder, model) = model(name, &COLOURS);
         for engine in BOTH.into_iter().filter(|engine| is_here(*engine)) {
@@ -133,7 +133,7 @@ fn scores_that_may_mean_several_things_are_refused_until_a_setting_says_which() 
 }
 
 #[test]
-fn one_number_is_the_confidence_of_one_of_two_labels() {
+fn a_single_score_is_the_confidence_of_one_of_two_labels() {
     // The sigmoid of 4 * 0.8 - 4 * 0.2.
     for name in ["one_number", "one_logit"] {
         let (_folder, model) = model(name, &["red", "not red"]);
@@ -150,7 +150,7 @@ fn one_number_is_the_confidence_of_one_of_two_labels() {
 }
 
 #[test]
-fn the_output_is_found_or_named() {
+fn the_output_is_detected_or_configured() {
     let (_folder, two) = model("two_outputs", &COLOURS);
     assert!(refusal(&two).contains("set output to one of them"), "{}", refusal(&two));
     check(&Model { output: Some("y".into()), ..two.clone() }, &BOTH, &red(), &SOFT);
@@ -160,7 +160,7 @@ fn the_output_is_found_or_named() {
 }
 
 #[test]
-fn inputs_of_other_types_numbers_of_channels_and_axes_are_found() {
+fn other_types_channels_and_axes_of_inputs_are_detected() {
     let (_folder, half) = model("f16_input", &COLOURS);
     check(&half, &ORT, &red(), &SOFT);
     let (_folder, bytes) = model("u8_nhwc", &COLOURS);
@@ -191,7 +191,7 @@ fn inputs_of_other_types_numbers_of_channels_and_axes_are_found() {
 }
 
 #[test]
-fn labels_are_taken_from_the_model_where_it_has_them() {
+fn labels_in_the_model_are_used() {
     let (_folder, names) = model("names", &[]);
     check(&names, &BOTH, &red(), &[("red \"wine\"", 0.4506), ("green's", 0.3020), ("blue", 0.2473)]);
     let (_folder, maps) = model("zipmap", &[]);
@@ -203,7 +203,7 @@ fn labels_are_taken_from_the_model_where_it_has_them() {
 }
 
 #[test]
-fn what_only_resembles_a_layer_normalization_or_a_quantization_is_computed_as_it_is() {
+fn graphs_that_resemble_layer_normalization_or_quantization_are_computed_correctly() {
     for (name, expected) in [
         ("norm", [("red", 0.7743), ("green", 0.1558), ("blue", 0.0699)]),
         ("norm_reversed", [("red", 0.0587), ("green", 0.2915), ("blue", 0.6499)]),
@@ -219,7 +219,7 @@ fn what_only_resembles_a_layer_normalization_or_a_quantization_is_computed_as_it
 }
 
 #[test]
-fn what_is_no_classifier_is_refused_in_a_sentence() {
+fn other_models_are_refused_in_a_sentence() {
     for (name, expected) in [
         ("detector", "no output is one score for each label"),
         ("embedding", "an embedding"),
@@ -235,7 +235,7 @@ fn what_is_no_classifier_is_refused_in_a_sentence() {
 }
 
 #[test]
-fn what_rten_is_known_to_do_wrongly_it_is_not_given() {
+fn rten_does_not_get_models_that_it_computes_incorrectly() {
     let (_folder, old) = model("softmax_9", &COLOURS);
     check(&old, &ORT, &red(), &SOFT);
     let (_folder, matrix) = model("softmax_9_matrix", &COLOURS);
@@ -252,7 +252,7 @@ fn what_rten_is_known_to_do_wrongly_it_is_not_given() {
         let why = refusal(&Model { engine: Engine::Rten, ..model.clone() });
         assert!(why.contains(expected), "{name}: {why}");
         if is_here(Engine::Onnxruntime) {
-            // One ends in ReduceL2, and would have to say what that is.
+            // One ends in ReduceL2, and needs the `scores` setting.
             let model = Model { scores: Some(Scores::Logits), ..model };
             assert!(load(&model).unwrap().engine().starts_with("onnxruntime"), "{name}");
         }
@@ -260,7 +260,7 @@ fn what_rten_is_known_to_do_wrongly_it_is_not_given() {
 }
 
 #[test]
-fn a_classifier_of_ultralytics_is_fed_as_its_file_says_unless_a_setting_says_otherwise() {
+fn ultralytics_preprocessing_follows_the_file_unless_it_is_set() {
     let (_folder, model) = model("ultralytics", &[]);
     let bare = Model { divide_by: None, ..model.clone() };
     check(&bare, &BOTH, &red(), &SOFT);
@@ -272,7 +272,7 @@ fn a_classifier_of_ultralytics_is_fed_as_its_file_says_unless_a_setting_says_oth
 }
 
 #[test]
-fn auto_takes_the_engine_that_can_run_the_model_and_says_why() {
+fn auto_uses_the_engine_that_can_run_the_model_and_says_why() {
     if !is_here(Engine::Onnxruntime) {
         return;
     }
@@ -289,7 +289,7 @@ fn auto_takes_the_engine_that_can_run_the_model_and_says_why() {
 }
 
 #[test]
-fn a_provider_that_the_library_has_not_is_refused_in_a_sentence() {
+fn a_provider_missing_in_the_library_is_refused_in_a_sentence() {
     if !is_here(Engine::Onnxruntime) {
         return;
     }
@@ -302,7 +302,7 @@ fn a_provider_that_the_library_has_not_is_refused_in_a_sentence() {
 }
 
 #[test]
-fn a_picture_of_another_shape_is_cut_squashed_or_boxed() {
+fn other_aspect_ratios_are_cropped_squashed_or_letterboxed() {
     // A quarter of red on the left, blue on the right.
     let sides = png(|file| {
         let colour = |x: u32, _| if x < 40 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) };
@@ -322,7 +322,7 @@ fn a_picture_of_another_shape_is_cut_squashed_or_boxed() {
 }
 
 #[test]
-fn turned_views_are_averaged() {
+fn rotated_views_are_averaged() {
     let (_folder, logits) = model("logits", &COLOURS);
     for augment in [Augment::Flip, Augment::Rotate, Augment::FlipRotate] {
         check(&Model { augment, ..logits.clone() }, &BOTH, &red(), &SOFT);
@@ -333,7 +333,7 @@ fn turned_views_are_averaged() {
 }
 
 #[test]
-fn both_engines_are_compared_on_pictures_that_are_made_for_it() {
+fn both_engines_are_compared_on_generated_images() {
     if !is_here(Engine::Onnxruntime) {
         return;
     }
@@ -345,7 +345,7 @@ fn both_engines_are_compared_on_pictures_that_are_made_for_it() {
 }
 
 #[test]
-fn the_preprocessing_of_a_model_is_found_by_trying() {
+fn the_preprocessing_of_a_model_is_found_by_experiment() {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/shapes/samples"));
     let known: Vec<fit::Known> =
         ["arrow_1.jpg", "bolt_0.jpg", "crescent_1.jpg", "ring_0.jpg", "spiral_0.jpg", "wave_1.jpg"]

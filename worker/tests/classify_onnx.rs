@@ -1,5 +1,5 @@
-//! Models of a few bytes, written here, whose right answers are known by arithmetic; and the one
-//! that is built in.
+//! Models of a few bytes, written here, with results that can be computed by hand; and the built-in
+//! model.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,19 +18,19 @@ use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
 use onnx_file::{Op, model_file};
 
-/// Writes ONNX files, by the fields of onnx.proto3 that are needed here.
+/// Writes ONNX files with the needed fields of onnx.proto3.
 mod onnx_file {
     pub(crate) enum Op {
         /// The mean of each channel of NCHW, as N x C x 1 x 1.
         Means,
         /// The mean of each channel of NHWC, as N x C.
         MeansNhwc,
-        /// The logarithm of the means: not a number where they are negative.
+        /// The logarithm of the means: NaN if they are negative.
         LogMeans,
         Unknown,
     }
 
-    /// A dimension: fixed, or open under a name.
+    /// A dimension: fixed, or open with a name.
     pub(crate) type Side = Result<u64, &'static str>;
 
     pub(crate) fn model_file(op: Op, inputs: &[&[Side]]) -> Vec<u8> {
@@ -52,7 +52,7 @@ mod onnx_file {
         [number(1, 8), bytes(7, &graph), bytes(8, &opset)].concat()
     }
 
-    /// The entry of a model's metadata, to be put after the model.
+    /// Encodes a metadata entry, to be appended to the model.
     pub(crate) fn metadata(key: &str, value: &str) -> Vec<u8> {
         bytes(14, &[bytes(1, key.as_bytes()), bytes(2, value.as_bytes())].concat())
     }
@@ -107,7 +107,7 @@ mod onnx_file {
 
 const NCHW: &[onnx_file::Side] = &[Err("N"), Ok(3), Ok(8), Ok(8)];
 
-/// A folder with a model file, and settings that show what the model gives as it gives it.
+/// A folder with a model file, and settings that return the output of the model unchanged.
 fn settings(op: Op, inputs: &[&[onnx_file::Side]]) -> (tempfile::TempDir, Model) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
@@ -123,7 +123,7 @@ fn settings(op: Op, inputs: &[&[onnx_file::Side]]) -> (tempfile::TempDir, Model)
     (folder, model)
 }
 
-/// The engines that can be had here.
+/// The available engines.
 fn engines() -> Vec<Engine> {
     let there = load(&Model { engine: Engine::Onnxruntime, ..Model::default() });
     match there {
@@ -167,7 +167,7 @@ fn refusal(model: &Model) -> String {
 }
 
 #[test]
-fn a_pixel_is_divided_then_the_mean_goes_off_then_it_is_divided_by_std() {
+fn a_pixel_is_divided_then_reduced_by_mean_then_divided_by_std() {
     let (_folder, model) = settings(Op::Means, &[NCHW]);
     check(&model, [200.0, 100.0, 50.0].map(|value| value / 255.0));
     let scaled = Model {
@@ -180,7 +180,7 @@ fn a_pixel_is_divided_then_the_mean_goes_off_then_it_is_divided_by_std() {
 }
 
 #[test]
-fn bgr_turns_the_channels_round_and_mean_and_std_follow_the_order_of_the_model() {
+fn bgr_reverses_the_channels_and_mean_and_std_follow_the_model() {
     let (_folder, model) = settings(Op::Means, &[NCHW]);
     let mean = Some([0.1, 0.2, 0.3].into());
     let bgr = Model { channels: Some(Channels::Bgr), divide_by: Some(250.0), mean, ..model };
@@ -196,7 +196,7 @@ fn the_channels_may_come_last() {
 }
 
 #[test]
-fn every_image_of_a_batch_gets_its_own_answer_whatever_the_model_takes_at_once() {
+fn every_image_of_a_batch_gets_its_own_result_for_any_batch_size() {
     let colours = [[10, 20, 30], [40, 50, 60], [70, 80, 90], [100, 110, 120], [130, 140, 150]];
     for (takes, batch) in [(Err("N"), 1), (Err("N"), 3), (Err("N"), 8), (Ok(1), 8), (Ok(4), 1)] {
         let (_folder, model) = settings(Op::Means, &[&[takes, Ok(3), Ok(8), Ok(8)]]);
@@ -230,7 +230,7 @@ fn an_unreadable_image_does_not_disturb_its_neighbours() {
 }
 
 #[test]
-fn the_guesses_are_the_best_first_and_at_most_so_many() {
+fn guesses_are_best_first_and_at_most_top() {
     let (_folder, model) = settings(Op::Means, &[NCHW]);
     let model = Model { softmax: Some(true), divide_by: Some(50.0), top: 2, ..model };
     let top = load(&model).unwrap().classifier().unwrap().classify(&[flat([0, 100, 50])]).remove(0).unwrap();
@@ -243,7 +243,7 @@ fn the_guesses_are_the_best_first_and_at_most_so_many() {
 }
 
 #[test]
-fn an_output_that_is_no_number_is_a_failure_and_no_label() {
+fn an_output_of_nan_is_a_failure() {
     let (_folder, model) = settings(Op::LogMeans, &[NCHW]);
     for engine in engines() {
         let model = Model { mean: Some([150.0].into()), engine, ..model.clone() };
@@ -260,7 +260,7 @@ fn a_model_that_leaves_its_size_open_needs_the_setting() {
 }
 
 #[test]
-fn a_model_that_cannot_work_is_refused_in_a_sentence_that_names_it() {
+fn an_unusable_model_is_refused_in_a_sentence_with_its_name() {
     let cases: Vec<(Op, Vec<&[onnx_file::Side]>, &str)> = vec![
         (Op::Unknown, vec![NCHW], "NoSuchOperator"),
         (Op::Means, vec![&[Ok(1), Ok(2), Ok(8), Ok(8)]], "has 2 channels"),
@@ -281,7 +281,7 @@ fn a_model_that_cannot_work_is_refused_in_a_sentence_that_names_it() {
 }
 
 #[test]
-fn a_file_that_is_no_model_is_refused_in_a_sentence_that_names_it() {
+fn a_file_that_is_not_a_model_is_refused_in_a_sentence_with_its_name() {
     let (folder, model) = settings(Op::Means, &[NCHW]);
     let path = folder.path().join("other.onnx");
     let model = Model { path: Some(path.clone()), ..model };
@@ -307,7 +307,7 @@ fn a_file_that_is_no_model_is_refused_in_a_sentence_that_names_it() {
 }
 
 #[test]
-fn labels_come_from_the_setting_or_lie_beside_the_model() {
+fn labels_come_from_the_setting_or_from_a_file_beside_the_model() {
     let (folder, model) = settings(Op::Means, &[NCHW]);
     let best = |model: &Model| {
         load(model)
@@ -333,7 +333,7 @@ fn labels_come_from_the_setting_or_lie_beside_the_model() {
 }
 
 #[test]
-fn labels_in_the_model_that_cannot_be_read_are_refused_with_model_and_key_until_labels_is_set() {
+fn unreadable_labels_in_the_model_are_refused_unless_labels_is_set() {
     let (folder, model) = settings(Op::Means, &[NCHW]);
     let file = model.path.clone().unwrap();
     let bare = std::fs::read(&file).unwrap();
@@ -370,7 +370,7 @@ fn a_model_that_does_not_recognise_its_check_image_is_refused() {
 }
 
 #[test]
-fn many_threads_that_share_a_model_give_to_the_bit_what_one_gives() {
+fn threads_that_share_a_model_give_identical_results() {
     for engine in [Engine::Onnxruntime, Engine::Rten] {
         let Ok(loaded) = load(&Model { engine, top: 12, ..Model::default() }) else {
             println!("skipped: {engine:?} is not here");
@@ -403,7 +403,7 @@ fn many_threads_that_share_a_model_give_to_the_bit_what_one_gives() {
 }
 
 #[test]
-fn without_the_library_auto_takes_rten_and_onnxruntime_refuses() {
+fn without_the_library_auto_uses_rten_and_onnxruntime_fails() {
     let text = tempfile::NamedTempFile::new().unwrap();
     let model = |engine| Model { engine, onnxruntime: Some(text.path().to_owned()), ..Model::default() };
     let why = refusal(&model(Engine::Onnxruntime));
@@ -413,7 +413,7 @@ fn without_the_library_auto_takes_rten_and_onnxruntime_refuses() {
     assert!(loaded.describe().advice.unwrap().contains("ONNX Runtime"));
 }
 
-/// Pictures of the shapes that the built-in model knows, with their labels.
+/// Images of the shapes that the built-in model knows, with their labels.
 fn samples() -> Vec<(Image, String)> {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/shapes/samples"));
     let list = std::fs::read_to_string(folder.join("labels.csv")).unwrap();
@@ -422,7 +422,7 @@ fn samples() -> Vec<(Image, String)> {
 }
 
 #[test]
-fn the_built_in_model_knows_its_samples_on_both_engines_and_they_agree() {
+fn the_built_in_model_labels_its_samples_alike_on_both_engines() {
     let (images, labels): (Vec<_>, Vec<_>) = samples().into_iter().unzip();
     let answers: Vec<Vec<_>> = engines()
         .into_iter()
@@ -442,7 +442,7 @@ fn the_built_in_model_knows_its_samples_on_both_engines_and_they_agree() {
 }
 
 #[test]
-fn the_report_shows_the_model_its_answer_and_what_looks_wrong() {
+fn the_report_shows_the_model_its_result_and_hints() {
     let (image, label) = samples().remove(0);
     let report = inspect::check(&Model { engine: Engine::Rten, ..Model::default() }, Some(&image)).unwrap();
     let text = report.to_string();
@@ -461,7 +461,7 @@ fn the_report_shows_the_model_its_answer_and_what_looks_wrong() {
 }
 
 #[test]
-fn the_bare_loop_classifies_every_image_so_many_times() {
+fn the_plain_loop_classifies_every_image_repeatedly() {
     let (_folder, model) = settings(Op::Means, &[NCHW]);
     let images =
         [flat([1, 2, 3]), Image { name: "bad".into(), bytes: b"bad".as_slice().into() }, flat([3, 2, 1])];

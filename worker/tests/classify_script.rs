@@ -1,4 +1,4 @@
-//! Scripts that work, and scripts in all the ways in which they do not.
+//! Working scripts, and scripts with all kinds of failures.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,11 +17,11 @@ use eirs_platform::{
 };
 use eirs_worker::classify::{Classifier, Failure, Image, load};
 
-/// A time-out that no healthy script reaches, however busy the machine.
+/// A timeout that no working script exceeds, even on a busy machine.
 const PATIENT: Duration = Duration::from_secs(30);
-/// A time-out that hanging scripts are there to reach.
+/// A timeout for scripts that hang on purpose.
 const SHORT: Duration = Duration::from_millis(300);
-/// By when a failed script must have been given up.
+/// Time limit for giving up a failed script.
 const BOUND: Duration = Duration::from_secs(20);
 
 fn model(protocol: Protocol, timeout: Duration, script: &str) -> Model {
@@ -59,12 +59,13 @@ fn failed(answer: Result<Vec<Guess>, Failure>) -> String {
     }
 }
 
-/// Waits until the process of this number is gone, or fails.
+/// Waits until the process with this number is gone, or fails.
 fn assert_gone(pid: &str) {
     let deadline = Instant::now() + BOUND;
     let lives = |pid: &str| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // Killed and waiting for its parent, which is not us where the parent was killed as well.
+        // A killed process may wait for its parent to reap it, which is not this process if the
+        // parent was killed as well.
         !stat.is_empty() && !stat.contains(") Z ")
     };
     while lives(pid) {
@@ -74,13 +75,13 @@ fn assert_gone(pid: &str) {
 }
 
 #[test]
-fn once_reads_the_label_behind_the_name_of_the_file() {
+fn once_reads_the_label_after_the_name_of_the_file() {
     assert_eq!(label(once(r#"echo "loading"; echo "$(basename "$1"),hot dog, hotdog""#)), "hot dog, hotdog");
     assert_eq!(label(once("echo dog")), "dog");
 }
 
 #[test]
-fn once_no_line_around_the_answer_becomes_the_label() {
+fn once_other_lines_do_not_become_the_label() {
     for noise in ["echo 'done in 20 ms'", r"printf '  0%%\r 50%%\r100%%\r'", "echo; echo 'a, b'; echo"] {
         let answer = r#"echo "$(basename "$1"),dog""#;
         for script in [format!("{noise}; {answer}"), format!("{answer}; {noise}")] {
@@ -90,7 +91,7 @@ fn once_no_line_around_the_answer_becomes_the_label() {
 }
 
 #[test]
-fn once_and_stream_say_try_later_by_exit_code_75() {
+fn exit_code_75_means_retry_later_in_both_protocols() {
     let later = |answer| matches!(&answer, Err(Failure::Later(why)) if why.contains("the GPU is taken"));
     assert!(later(once("echo 'the GPU is taken' >&2; exit 75")));
     let script = "read p; echo 'the GPU is taken' >&2; exit 75";
@@ -98,13 +99,13 @@ fn once_and_stream_say_try_later_by_exit_code_75() {
 }
 
 #[test]
-fn once_hands_over_the_image_under_a_safe_name_like_the_uploaders() {
+fn once_passes_the_image_with_a_safe_name_like_the_clients() {
     let mut script = classifier(Protocol::Once, PATIENT, r#"echo "$(cat "$1") in $(basename "$1")""#);
     assert_eq!(label(ask(&mut *script, "my $(rm -rf) dog.JPEG")), "some bytes in my___rm_-rf__dog.JPEG");
 }
 
 #[test]
-fn no_file_is_left_behind() {
+fn no_file_remains() {
     for (protocol, script) in [
         (Protocol::Once, r#"touch "$(dirname "$1")/droppings"; echo "$1""#),
         (
@@ -123,14 +124,14 @@ fn no_file_is_left_behind() {
 }
 
 #[test]
-fn once_reports_a_crash_with_its_last_words() {
+fn once_reports_a_crash_with_its_last_output() {
     let why = failed(once("echo label; echo first >&2; echo 'no such model' >&2; exit 3"));
     assert!(why.contains("status: 3") && why.contains("first | no such model"), "{why}");
     assert!(failed(once("kill -SEGV $$")).contains("signal: 11"));
 }
 
 #[test]
-fn once_refuses_what_cannot_be_a_label() {
+fn once_refuses_invalid_labels() {
     for (script, expected) in [
         ("true", "nothing"),
         ("echo dog; echo 'done in 20 ms'", r#""dog", "done in 20 ms""#),
@@ -143,7 +144,7 @@ fn once_refuses_what_cannot_be_a_label() {
 }
 
 #[test]
-fn once_gives_a_hanging_script_up_with_all_its_children() {
+fn once_kills_a_hanging_script_with_all_its_children() {
     let pids = tempfile::NamedTempFile::new().unwrap();
     let script =
         format!("sleep 1000 & echo $! > {0}; echo $$ >> {0}; echo stuck >&2; wait", pids.path().display());
@@ -155,7 +156,7 @@ fn once_gives_a_hanging_script_up_with_all_its_children() {
 }
 
 #[test]
-fn once_a_hanging_script_goes_with_what_it_put_into_other_sessions() {
+fn once_kills_processes_of_a_hanging_script_in_other_sessions() {
     let pids = tempfile::NamedTempFile::new().unwrap();
     let script = format!("setsid sh -c 'echo $$ > {}; exec sleep 1000' & sleep 1000", pids.path().display());
     let mut script = classifier(Protocol::Once, Duration::from_secs(2), &script);
@@ -166,7 +167,7 @@ fn once_a_hanging_script_goes_with_what_it_put_into_other_sessions() {
 }
 
 #[test]
-fn a_script_gets_the_environment_that_it_needs_and_what_the_settings_add() {
+fn a_script_gets_the_usual_and_configured_environment() {
     let mut model = model(Protocol::Once, PATIENT, r#"env | cut -d= -f1 | tr '\n' ' '"#);
     model.env = vec!["CARGO_MANIFEST_*".to_owned(), "MODE=fast".to_owned()];
     let names = label(ask(&mut *load(&model).unwrap().classifier().unwrap(), "photo.jpg"));
@@ -175,7 +176,7 @@ fn a_script_gets_the_environment_that_it_needs_and_what_the_settings_add() {
 }
 
 #[test]
-fn once_does_not_wait_for_grandchildren_that_hold_its_outputs_open() {
+fn once_does_not_wait_for_grandchildren_with_open_outputs() {
     let start = Instant::now();
     let pid = label(once("for i in 1 2 3; do sleep 1000 & done; echo $!"));
     assert!(start.elapsed() < BOUND);
@@ -183,7 +184,7 @@ fn once_does_not_wait_for_grandchildren_that_hold_its_outputs_open() {
 }
 
 #[test]
-fn once_ends_a_flood() {
+fn once_ends_a_script_that_floods_its_output() {
     let start = Instant::now();
     let why = failed(once("yes"));
     assert!(why.contains("more than 1048576 bytes"), "{why}");
@@ -198,7 +199,7 @@ fn once_leaves_no_zombie() {
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
 }
 
-/// Answers with the number of its process and of the image.
+/// Responds with its process number and the number of the image.
 const COUNTING: &str =
     r#"n=0; while read p; do n=$((n+1)); echo "{\"path\": \"$p\", \"label\": \"$$ $n\"}"; done"#;
 
@@ -214,14 +215,14 @@ fn stream_keeps_one_process_for_many_images() {
 }
 
 #[test]
-fn stream_rejects_what_the_script_says_can_never_work() {
+fn stream_rejects_images_that_the_script_reports_as_invalid() {
     let mut script =
         classifier(Protocol::Stream, PATIENT, r#"while read p; do echo '{"error": "no face in it"}'; done"#);
     assert_eq!(ask(&mut *script, "photo.jpg"), Err(Failure::Rejected("no face in it".into())));
 }
 
 #[test]
-fn stream_fails_one_image_and_goes_on_with_the_next() {
+fn stream_fails_one_image_and_continues_with_the_next() {
     let bad = [
         ("echo dying >&2; exit 7", "status: 7"),
         ("echo nonsense; exit 0", r#"no valid response: "nonsense""#),
@@ -242,7 +243,7 @@ fn stream_fails_one_image_and_goes_on_with_the_next() {
 }
 
 #[test]
-fn stream_gives_a_hanging_script_up_and_starts_it_again() {
+fn stream_restarts_a_hanging_script() {
     let line =
         r#"while read p; do case "$p" in *bad*) sleep 1000;; *) echo "{\"label\": \"$$\"}";; esac; done"#;
     let mut script = classifier(Protocol::Stream, PATIENT, line);
@@ -257,8 +258,8 @@ fn stream_gives_a_hanging_script_up_and_starts_it_again() {
 }
 
 #[test]
-fn stream_never_takes_a_late_answer_for_another_image() {
-    // Each answer comes with a second one that nobody asked for, as from a script that lost count.
+fn stream_never_uses_a_late_response_for_another_image() {
+    // Each response is followed by an unsolicited one, as from a script that lost count.
     let twice = r#"while read p; do printf '{"label": "%s"}\n{"label": "late"}\n' "$(basename "$p")"; done"#;
     let mut script = classifier(Protocol::Stream, PATIENT, twice);
     for name in ["a.jpg", "b.jpg", "c.jpg", "d.jpg"] {
@@ -267,9 +268,9 @@ fn stream_never_takes_a_late_answer_for_another_image() {
 }
 
 #[test]
-fn stream_passes_over_a_late_answer_that_names_another_image() {
+fn stream_ignores_a_late_response_that_names_another_image() {
     let line = r#"{\"path\": \"$q\", \"label\": \"$(basename "$q")\"}"#;
-    // First once more the answer to the image before, and only then the one that is asked for.
+    // First the response for the previous image again, and only then the one for the current image.
     let behind =
         format!(r#"while read p; do [ -n "$q" ] && echo "{line}"; q=$p; sleep 0.05; echo "{line}"; done"#);
     let mut script = classifier(Protocol::Stream, PATIENT, &behind);
@@ -279,7 +280,7 @@ fn stream_passes_over_a_late_answer_that_names_another_image() {
 }
 
 #[test]
-fn stream_passes_over_what_is_no_answer_and_goes_on_with_the_same_process() {
+fn stream_ignores_other_lines_and_keeps_the_process() {
     let noisy = r#"echo 'Using the CPU backend.'; printf '\033[1mwarming up\033[0m\r\n\n[]\n3\n'
         n=0; while read p; do n=$((n+1)); printf '  0%%\r100%%\r'; echo "{\"label\": \"$n\", \"confidence\": 1.0000001}"
         echo '{"level": "info", "message": "done"}'; done"#;
@@ -291,7 +292,7 @@ fn stream_passes_over_what_is_no_answer_and_goes_on_with_the_same_process() {
 }
 
 #[test]
-fn stream_that_answers_nothing_but_noise_is_quoted_in_bounded_time() {
+fn stream_without_responses_is_quoted_in_bounded_time() {
     let start = Instant::now();
     let chatty = "while true; do echo 'still loading'; sleep 0.01; done";
     let why = failed(ask(&mut *classifier(Protocol::Stream, SHORT, chatty), "a.jpg"));
@@ -302,7 +303,7 @@ fn stream_that_answers_nothing_but_noise_is_quoted_in_bounded_time() {
 }
 
 #[test]
-fn stream_says_try_later_for_one_image_and_goes_on() {
+fn stream_retries_one_image_later_and_continues() {
     let line = r#"while read p; do case "$p" in *busy*) echo '{"retry": "no GPU"}';; *) echo "{\"label\": \"$$\"}";; esac; done"#;
     let mut script = classifier(Protocol::Stream, PATIENT, line);
     let first = label(ask(&mut *script, "a.jpg"));
@@ -312,8 +313,8 @@ fn stream_says_try_later_for_one_image_and_goes_on() {
 }
 
 #[test]
-fn stream_is_held_to_the_path_that_it_names() {
-    // Always one image behind, and with lines that come in time: only their `path` shows it.
+fn stream_responses_only_count_for_the_path_that_they_name() {
+    // Always one image late, but responding in time: only `path` reveals it.
     let behind = r#"while read p; do echo "{\"path\": \"${q-$p}\", \"label\": \"$(basename "${q-$p}")\"}"; q=$p; done"#;
     let mut script = classifier(Protocol::Stream, Duration::from_secs(3), behind);
     assert_eq!(label(ask(&mut *script, "a.jpg")), "a.jpg");
@@ -322,7 +323,7 @@ fn stream_is_held_to_the_path_that_it_names() {
 }
 
 #[test]
-fn stream_that_cannot_start_fails_every_image_in_good_time() {
+fn stream_that_cannot_start_fails_every_image_quickly() {
     let mut script = classifier(Protocol::Stream, PATIENT, "echo 'no model here' >&2; exit 1");
     let start = Instant::now();
     for _ in 0..4 {
@@ -332,8 +333,8 @@ fn stream_that_cannot_start_fails_every_image_in_good_time() {
 }
 
 #[test]
-fn stream_survives_a_death_between_two_images() {
-    // It dies after its answer, so the next image finds it dead, and must not suffer for it.
+fn stream_survives_an_exit_between_two_images() {
+    // It exits after its response, so the next image finds it dead, and must not fail.
     let mut script = classifier(Protocol::Stream, PATIENT, r#"read p; echo "{\"label\": \"$$\"}"; exit 0"#);
     let first = label(ask(&mut *script, "a.jpg"));
     assert_gone(&first);
@@ -341,7 +342,7 @@ fn stream_survives_a_death_between_two_images() {
 }
 
 #[test]
-fn stream_does_not_wait_for_grandchildren_that_hold_its_outputs_open() {
+fn stream_does_not_wait_for_grandchildren_with_open_outputs() {
     let mut script = classifier(Protocol::Stream, PATIENT, "sleep 1000 & read p; echo $! >&2; exit 5");
     let start = Instant::now();
     let why = failed(ask(&mut *script, "photo.jpg"));
@@ -350,7 +351,7 @@ fn stream_does_not_wait_for_grandchildren_that_hold_its_outputs_open() {
 }
 
 #[test]
-fn huge_images_are_kept_from_scripts_too() {
+fn huge_images_are_refused_for_scripts_too() {
     let mut model = model(Protocol::Once, PATIENT, "echo dog");
     model.max_pixels = 10;
     let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/images/palette.png")).unwrap();
@@ -360,7 +361,7 @@ fn huge_images_are_kept_from_scripts_too() {
 }
 
 #[test]
-fn a_command_that_is_no_program_is_refused_at_load() {
+fn a_command_that_is_not_a_program_is_refused_at_load() {
     let text = tempfile::NamedTempFile::new().unwrap();
     let text = text.path().to_str().unwrap();
     for program in ["/nowhere/at/all", "eirs-no-such-program", text, "/tmp"] {
@@ -391,7 +392,7 @@ fn the_example_scripts_work() {
     }
 }
 
-/// What no example script knows.
+/// An image that the example scripts do not know.
 fn super_strange() -> Image {
     Image { name: "strange".into(), bytes: b"????????".as_slice().into() }
 }

@@ -1,5 +1,5 @@
-//! Colour profiles: `colour = "srgb"` gives what Pillow's `ImageCms` gives (littlecms), and
-//! `ignore` what is stored.
+//! Colour profiles: `colour = "srgb"` gives the same as Pillow's `ImageCms` (littlecms), and
+//! `ignore` the stored values.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,19 +17,19 @@ use eirs_platform::{
 use eirs_worker::image::{Limits, Pixels, decode};
 use moxcms::ColorProfile;
 
-/// The most that a sample may differ from littlecms. It rounds in between to 16 bits, and the
-/// curves of dark colours are steep.
+/// Maximum difference of a sample from littlecms, which rounds to 16 bits in between; the curves of
+/// dark colours are steep.
 const FAR: u8 = 2;
 
-/// The same after two decoders of AVIF, which round in their own ways before the curves.
+/// The same after two decoders of AVIF, which round differently before the curves.
 const FAR_IN_AVIF: u8 = 20;
 
-/// The same of profiles with tables of colours, of one sample and in the mean. Both libraries make
-/// a coarser table first, and a colour between its places is a guess.
+/// The same for profiles with tables, for one sample and in the mean. Both libraries first compute
+/// a coarser table, and interpolate in it.
 const FAR_BY_TABLE: u8 = 24;
 const FAR_BY_TABLE_MEAN: f64 = 1.0;
 
-/// Red, green and blue of a picture that need not be turned.
+/// The RGB samples of an image without orientation.
 fn colours(file: &[u8], colour: Colour) -> Vec<u8> {
     let mut pixels = Pixels::default();
     let limits = Limits { max_pixels: 1_000_000, view: None, alpha: Alpha::Drop, colour };
@@ -43,7 +43,7 @@ fn colours(file: &[u8], colour: Colour) -> Vec<u8> {
 }
 
 #[test]
-fn colours_of_other_profiles_are_made_srgb_as_littlecms_makes_them() {
+fn profiles_are_converted_to_srgb_like_littlecms() {
     let how = "`make test`, or a Python with Pillow in TESTING_PYTHON";
     let Some(python) = python() else { return not_run("there is no Python", how) };
     if !Command::new(&python).args(["-c", "from PIL import ImageCms"]).output().unwrap().status.success() {
@@ -95,7 +95,7 @@ fn colours_of_other_profiles_are_made_srgb_as_littlecms_makes_them() {
 }
 
 #[test]
-fn a_profile_that_cannot_be_read_or_does_not_fit_changes_nothing() {
+fn unreadable_and_mismatched_profiles_change_nothing() {
     let picture = image::RgbImage::from_fn(9, 7, |x, y| image::Rgb([x as u8 * 20, y as u8 * 30, 77]));
     let with = |profile: Vec<u8>| {
         let mut file = Vec::new();
@@ -106,18 +106,22 @@ fn a_profile_that_cannot_be_read_or_does_not_fit_changes_nothing() {
     };
     let p3 = ColorProfile::new_display_p3().encode().unwrap();
     let grey = ColorProfile::new_gray_with_gamma(1.8).encode().unwrap();
-    assert_ne!(colours(&with(p3.clone()), Colour::Srgb), picture.as_raw()[..], "the right one changes it");
+    assert_ne!(
+        colours(&with(p3.clone()), Colour::Srgb),
+        picture.as_raw()[..],
+        "the valid profile changes the colours"
+    );
     for wrong in [b"no profile".to_vec(), p3[..p3.len() / 2].to_vec(), grey] {
         let file = with(wrong);
         assert_eq!(colours(&file, Colour::Srgb), picture.as_raw()[..]);
     }
-    // Inks without a profile, or with one of colours, are mixed as without the setting.
+    // CMYK without a profile, or with one for RGB, is converted as without the setting.
     let inks = include_bytes!("images/cmyk.jpg");
     let wrong = with_profile(inks, &p3);
     for file in [&inks[..], &wrong] {
         assert_eq!(colours(file, Colour::Srgb), colours(inks, Colour::Ignore));
     }
-    // Damage anywhere in it, too, changes colours at most.
+    // Damage anywhere in the profile must not do more than change colours.
     for at in (0..p3.len()).step_by(3) {
         let mut damaged = p3.clone();
         damaged[at] ^= 0xff;
@@ -125,7 +129,7 @@ fn a_profile_that_cannot_be_read_or_does_not_fit_changes_nothing() {
     }
 }
 
-/// A JPEG with a profile in it.
+/// Inserts a profile into a JPEG.
 fn with_profile(jpeg: &[u8], profile: &[u8]) -> Vec<u8> {
     let length = u16::try_from(profile.len() + 16).unwrap().to_be_bytes();
     let head = [&[0xff, 0xe2], &length[..], b"ICC_PROFILE\0", &[1, 1]].concat();

@@ -1,5 +1,5 @@
-//! Some 1,800 files of `testing/images/variants.py`: each is read to the pixels that Pillow
-//! reads, or refused.
+//! Some 1,800 files of `testing/images/variants.py`: each gives the same pixels as in Pillow, or is
+//! refused.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,21 +16,21 @@ use eirs_platform::{
 use eirs_worker::image::{Limits, Pixels, decode};
 use image::{DynamicImage, RgbImage};
 
-/// What Pillow reads and EIRS refuses: beginnings of names, and words of the refusal.
+/// Files that Pillow reads and EIRS refuses: prefixes of names, and words in the refusal.
 const ONLY_PILLOW: [(&str, &str); 31] = [
     ("frame-c9", "an arithmetic-coded JPEG"),
     ("jpegtran-arithmetic", "an arithmetic-coded JPEG"),
     ("cjpeg-arithmetic", "an arithmetic-coded JPEG"),
-    // libjpeg guesses what has not come of a progressive file.
+    // libjpeg estimates missing coefficients of a progressive file.
     ("flipped-", "the scans with its details are missing"),
     ("script-", "the scans with its details are missing"),
-    // Chunks whose check sum is wrong or missing, and unknown ones that must be understood.
+    // Chunks with a wrong or missing check sum, and unknown critical chunks.
     ("damaged-no-end.png", "is cut short"),
     ("damaged-cut-sum.png", "is cut short"),
     ("damaged-wrong-sum.png", "check sum of its chunk IDAT at byte 33"),
     ("damaged-critical-unknown.png", "its chunk TeSt at byte 33 is not known"),
     ("no-palette.gif", "no color table"),
-    // Which pixels are meant nobody knows.
+    // The intended pixels are unknown.
     ("runs8-outside-list", "a list of 6 pixels at column 12"),
     ("runs4-outside-list", "a list of 6 pixels at column 12"),
     ("runs8-outside-jump", "jumps to column 103"),
@@ -54,9 +54,9 @@ const ONLY_PILLOW: [(&str, &str); 31] = [
     ("whole", "samples of 32 bits"),
 ];
 
-/// What EIRS reads and Pillow does not. Each is whole, and what it shows is clear: short headers
-/// and masks of bitmaps that Pillow has no list entry for, runs that end early or leave the row,
-/// unknown segments, images without their last marker, check sums within those that are right.
+/// Files that EIRS reads and Pillow does not. Each is complete and unambiguous: short headers and
+/// masks of bitmaps that Pillow does not list, runs that end early or leave the row, unknown
+/// segments, images without an end marker, check sums within valid ones.
 const ONLY_EIRS: [&str; 15] = [
     "header16-",
     "masks16-2",
@@ -75,9 +75,9 @@ const ONLY_EIRS: [&str; 15] = [
     "samples2-photometric1-bits16-",
 ];
 
-/// What differs, and by how much: lossy WebP by the rounding of two decoders, odd scales of grey by
-/// that of a division; grey with 16 bits, which Pillow clips to white where EIRS keeps the high
-/// byte, at any value.
+/// Known differences with their maximum: lossy WebP by the rounding of two decoders, unusual grey
+/// levels by that of a division; grey with 16 bits, which Pillow clips to white while EIRS keeps
+/// the high byte, by any value.
 const DIFFERENT: [(&str, u8); 22] = [
     ("lossy-", 6),
     ("page-rgba-jpeg", 1),
@@ -103,7 +103,7 @@ const DIFFERENT: [(&str, u8); 22] = [
     ("words-65535.pgm", 255),
 ];
 
-/// Red, green and blue of the upright picture.
+/// The RGB samples of the upright image.
 fn upright(file: &[u8], colour: Colour) -> Result<RgbImage, String> {
     let mut pixels = Pixels::default();
     let limits = Limits { max_pixels: 1_000_000, view: None, alpha: Alpha::Drop, colour };
@@ -120,12 +120,13 @@ fn upright(file: &[u8], colour: Colour) -> Result<RgbImage, String> {
     Ok(image.into_rgb8())
 }
 
-/// What is wrong with what EIRS makes of a file.
+/// Describes how the result for a file differs from the expected one.
 fn complaint(folder: &Path, entry: &serde_json::Value) -> Option<String> {
     let name = entry["name"].as_str().unwrap();
     let file = fs::read(folder.join(name)).unwrap();
     let found = upright(&file, Colour::Ignore);
-    // Inks without a profile take another way to the same colours where profiles count.
+    // With the `colour` setting, CMYK without a profile is converted by other code to the same
+    // colours.
     if (name.starts_with("four-") || name.contains("cmyk")) && upright(&file, Colour::Srgb) != found {
         return Some("is other colours where profiles count, and has none".to_owned());
     }
@@ -155,7 +156,7 @@ fn complaint(folder: &Path, entry: &serde_json::Value) -> Option<String> {
 }
 
 #[test]
-fn every_variant_is_read_as_pillow_reads_it_or_refused() {
+fn every_variant_is_read_like_pillow_or_refused() {
     let how = "`make test`, or a Python with Pillow in TESTING_PYTHON";
     let Some(python) = python() else { return not_run("there is no Python", how) };
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Any bytes give pixels or a sentence.
+//! Any bytes give pixels or an error sentence.
 
 use eirs_worker::image::{Limits, Pixels, Resizer, check_pixels, decode, geometry::Geometry};
 use image::{DynamicImage, ImageFormat};
@@ -33,7 +33,7 @@ fn files() -> Vec<Vec<u8>> {
     formats.map(|format| encoded(&image, format)).into_iter().chain(names.map(fixture)).collect()
 }
 
-/// What comes of any bytes: pixels or a sentence.
+/// Decodes any bytes to pixels or an error sentence.
 fn survive(bytes: &[u8]) {
     let mut pixels = Pixels::default();
     for view in [None, Some(view(9, Some(8))), Some(view(2, Some(1)))] {
@@ -57,7 +57,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_behind_a_known_start_give_pixels_or_a_sentence(
+    fn any_bytes_after_a_known_signature_give_pixels_or_a_sentence(
         which: prop::sample::Index,
         keep in 4usize..40,
         rest: Vec<u8>,

@@ -1,4 +1,4 @@
-//! What becomes of CMYK, of 16 bits, of grey and of alpha.
+//! The conversion of CMYK, 16 bits, grey and alpha.
 
 use eirs_platform::settings::Alpha;
 use eirs_worker::image::Limits;
@@ -24,8 +24,8 @@ fn sixteen_bits_keep_their_high_byte() {
 }
 
 #[test]
-fn a_transparent_picture_lies_on_white_or_black_where_that_is_wished() {
-    // Half of each colour is there.
+fn transparent_pixels_are_blended_with_white_or_black_if_set() {
+    // Half of each colour remains.
     let half = RgbImage::from_fn(48, 32, |x, y| Rgb(picture(48, 32).get_pixel(x, y).0));
     let half = image::RgbaImage::from_fn(48, 32, |x, y| {
         let [r, g, b] = half.get_pixel(x, y).0;

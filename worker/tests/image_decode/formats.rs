@@ -1,4 +1,4 @@
-//! Every format that is read, and every way in which its files store pixels.
+//! Every supported format, and every way in which its files store pixels.
 
 use eirs_platform::{formats::heif, settings::Alpha, testing::not_run};
 use eirs_worker::image::Limits;
@@ -7,7 +7,7 @@ use image::{DynamicImage, ImageFormat};
 use crate::{FULL, QUARTERS, check_quarters, encoded, fixture, picture, refusal, seen};
 
 #[test]
-fn every_format_shows_the_same_picture() {
+fn every_format_gives_the_same_image() {
     let image = DynamicImage::ImageRgb8(picture(48, 32));
     for format in [
         ImageFormat::Jpeg,
@@ -33,7 +33,7 @@ fn every_format_shows_the_same_picture() {
 }
 
 #[test]
-fn a_bitmap_whose_pixels_are_said_to_begin_at_its_colour_table_begins_them_after_it() {
+fn bitmap_pixels_at_the_offset_of_the_colour_table_follow_it() {
     let mut file = fixture("palette.bmp");
     let header = u32::from_le_bytes(file[14..18].try_into().unwrap());
     file[10..14].copy_from_slice(&(14 + header).to_le_bytes());
@@ -47,7 +47,7 @@ fn an_animation_is_its_first_frame() {
 }
 
 #[test]
-fn photos_of_phones_are_read_where_there_is_libheif() {
+fn photos_of_phones_are_read_with_libheif() {
     if !heif::is_there() {
         return not_run("there is no libheif", "the package libheif1");
     }
@@ -74,14 +74,14 @@ fn photos_of_phones_are_read_where_there_is_libheif() {
 }
 
 #[test]
-fn a_baseline_jpeg_with_a_scan_for_each_component_shows_the_same_picture() {
+fn a_baseline_jpeg_with_a_scan_per_component_gives_the_same_image() {
     for name in ["420", "440", "411"] {
         check_quarters(name, &fixture(&format!("separate-scans-{name}.jpg")), QUARTERS);
     }
 }
 
 #[test]
-fn a_jpeg_that_only_lacks_its_last_marker_is_read() {
+fn a_jpeg_without_end_marker_is_read() {
     let file = encoded(&DynamicImage::ImageRgb8(picture(48, 32)), ImageFormat::Jpeg);
     check_quarters("JPEG", &file[..file.len() - 2], QUARTERS);
 }

@@ -1,4 +1,4 @@
-//! Every format, every way of storing pixels, and everything that a stranger might send instead.
+//! Every format, every way to store pixels, and all kinds of invalid uploads.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,15 +21,15 @@ use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
 const FULL: Limits = Limits { max_pixels: 1_000_000, view: None, alpha: Alpha::Drop, colour: Colour::Ignore };
 
-/// A short side of this many pixels, and a square that is cut out of the middle.
+/// A view with this short side, and a centre crop of this side.
 fn view(short: u32, side: Option<u32>) -> View {
     View { short, cut: side.map(|side| (side, side)), fractions: true }
 }
 
-/// The four quarters of the pictures in `tests/images`.
+/// The four quarters of the images in `tests/images`.
 const QUARTERS: [[u8; 3]; 4] = [[220, 30, 30], [30, 200, 30], [30, 30, 220], [250, 250, 250]];
 
-/// The picture of `tests/images/make.py`.
+/// The image of `tests/images/make.py`.
 fn picture(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         Rgb(QUARTERS[usize::from(2 * y >= height) * 2 + usize::from(2 * x >= width)])
@@ -64,7 +64,7 @@ fn seen(file: &[u8], limits: Limits, resize: u32, side: u32) -> Vec<[u8; 3]> {
     square
 }
 
-/// Checks that a file shows these quarters, in the order of reading.
+/// Checks that a file has these quarters, in reading order.
 fn check_quarters(what: &str, file: &[u8], quarters: [[u8; 3]; 4]) {
     let square = seen(file, FULL, 16, 16);
     for ((x, y), expected) in [(4, 4), (11, 4), (4, 11), (11, 11)].into_iter().zip(quarters) {

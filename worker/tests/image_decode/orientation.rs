@@ -1,4 +1,4 @@
-//! Photos that are stored turned or mirrored are seen upright.
+//! Rotated or mirrored photos are seen upright.
 
 use image::{
     DynamicImage, ExtendedColorType, ImageEncoder, Rgb, RgbImage,
@@ -15,7 +15,7 @@ fn exif(orientation: u8) -> Vec<u8> {
     exif
 }
 
-/// The image as a camera stores it that writes this orientation.
+/// The image as stored by a camera with this orientation.
 fn stored(upright: &RgbImage, orientation: u8) -> DynamicImage {
     let turn = match Orientation::from_exif(orientation).unwrap() {
         Orientation::Rotate90 => Orientation::Rotate270,
@@ -29,7 +29,7 @@ fn stored(upright: &RgbImage, orientation: u8) -> DynamicImage {
 
 #[test]
 fn all_eight_orientations_give_the_same_tensor() {
-    // Odd sides and a gradient: a cut that is off by one pixel would show.
+    // With odd sides and a gradient, a crop that is off by one pixel is noticed.
     let upright =
         RgbImage::from_fn(61, 40, |x, y| Rgb([(x * 4) as u8, (y * 6) as u8, ((x * y) % 256) as u8]));
     let tensor = |orientation: u8, as_jpeg: bool| {
@@ -66,7 +66,7 @@ fn all_eight_orientations_give_the_same_tensor() {
 }
 
 #[test]
-fn the_orientation_is_read_from_other_writers_too() {
+fn the_orientation_is_read_from_files_of_other_programs_too() {
     check_quarters("JPEG", &fixture("orientation-6.jpg"), QUARTERS);
     check_quarters("WebP", &fixture("orientation-6.webp"), QUARTERS);
 }

@@ -1,4 +1,4 @@
-//! What is not decoded is refused in a sentence: other formats, too many pixels, damage.
+//! What cannot be decoded is refused in a sentence: other formats, too many pixels, damage.
 
 use eirs_platform::formats::Kind;
 use eirs_worker::image::{Limits, Pixels, check_pixels, decode};
@@ -7,7 +7,7 @@ use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use crate::{FULL, encoded, fixture, picture, refusal, view};
 
 #[test]
-fn what_is_not_read_is_refused_by_its_name() {
+fn unsupported_kinds_are_refused_by_name() {
     let plain = encoded(&DynamicImage::ImageRgb8(picture(48, 32)), ImageFormat::Jpeg);
     let frame = plain.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
     for (marker, name) in [
@@ -61,7 +61,7 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn a_bomb_is_refused_by_its_header_naming_its_size_and_the_limit() {
+fn a_decompression_bomb_is_refused_with_its_size_and_the_limit() {
     for (format, bomb) in bombs() {
         let why = refusal(&bomb, Limits { max_pixels: 100_000_000, ..FULL });
         for part in ["30000 x 30000", "900000000", "100000000"] {
@@ -72,8 +72,8 @@ fn a_bomb_is_refused_by_its_header_naming_its_size_and_the_limit() {
 }
 
 #[test]
-fn a_webp_whose_frame_is_larger_than_it_says_is_refused_before_it_is_decoded() {
-    // A canvas of 1 x 1, and in it a frame of 16383 x 16383.
+fn a_webp_with_a_frame_beyond_its_canvas_is_refused_before_decoding() {
+    // A canvas of 1 x 1 with a frame of 16383 x 16383.
     let mut file =
         b"RIFF\x30\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\0\0\0\0\0\0VP8 \x0a\0\0\0\x10\0\0\x9d\x01\x2a".to_vec();
     file.extend([0xff, 0x3f, 0xff, 0x3f, 0, 0, 0, 0]);
@@ -81,7 +81,7 @@ fn a_webp_whose_frame_is_larger_than_it_says_is_refused_before_it_is_decoded() {
 }
 
 #[test]
-fn the_limit_is_the_last_size_that_passes() {
+fn an_image_of_exactly_the_limit_is_accepted() {
     let file = encoded(&DynamicImage::ImageRgb8(picture(48, 32)), ImageFormat::Png);
     let with = |max_pixels| decode(&file, Limits { max_pixels, ..FULL }, &mut Pixels::default());
     assert!(with(48 * 32).is_ok());
@@ -89,7 +89,7 @@ fn the_limit_is_the_last_size_that_passes() {
 }
 
 #[test]
-fn an_image_that_is_cut_short_is_refused_in_a_sentence() {
+fn a_truncated_image_is_refused_in_a_sentence() {
     // Noise, so that every format needs all of its bytes.
     let noise =
         RgbImage::from_fn(64, 64, |x, y| Rgb([(x * 89 + y * 57) as u8, (x * y * 31) as u8, (x ^ y) as u8]));
@@ -115,7 +115,7 @@ fn an_image_that_is_cut_short_is_refused_in_a_sentence() {
 }
 
 #[test]
-fn a_refusal_names_the_byte_where_it_is_known() {
+fn a_refusal_names_the_byte_offset_if_known() {
     let image = DynamicImage::ImageRgb8(picture(48, 32));
     let of = |format, change: &dyn Fn(&mut Vec<u8>)| {
         let image = if format == ImageFormat::Gif { image.to_rgba8().into() } else { image.clone() };
@@ -132,7 +132,7 @@ fn a_refusal_names_the_byte_where_it_is_known() {
     let why = of(ImageFormat::Bmp, &|file| file[28] = 7);
     assert!(why.contains("7 bits a pixel") && why.ends_with("at byte 28"), "{why}");
     let why = of(ImageFormat::Tiff, &|file| {
-        // The compression becomes LZMA's.
+        // Changes the compression to LZMA.
         let entry = file.windows(4).position(|tag| tag == [3, 1, 3, 0]).unwrap();
         file[entry + 8..entry + 10].copy_from_slice(&34925u16.to_le_bytes());
     });
@@ -149,7 +149,7 @@ fn a_refusal_names_the_byte_where_it_is_known() {
 }
 
 #[test]
-fn a_jpeg_of_countless_scans_is_refused() {
+fn a_jpeg_with_too_many_scans_is_refused() {
     let file = fixture("progressive.jpg");
     let start = file.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
     let (head, scans) = file.split_at(start);
@@ -160,13 +160,13 @@ fn a_jpeg_of_countless_scans_is_refused() {
 }
 
 #[test]
-fn what_is_no_image_is_refused_in_one_sentence() {
+fn other_files_are_refused_in_one_sentence() {
     let texts: [&[u8]; 7] = [b"", b"\0", b"hello", b"BM", b"BMW is a car", b"RIFF....WAVE", b"%PDF-1.7"];
     for bytes in texts {
         assert_eq!(refusal(bytes, FULL), Kind::NoImage.refusal().unwrap(), "{bytes:?}");
     }
     assert!(refusal(b"II*\0tiff", FULL).contains("TIFF"));
-    // Without the library, what to do; with it, what is wrong.
+    // Without the library, the message says what to do; with it, what is wrong.
     let heic = refusal(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", FULL);
     assert!(heic.contains("HEIC") && heic.contains("libheif"), "{heic}");
 }

@@ -1,4 +1,4 @@
-//! Only what a model sees is decoded: a fraction, or the middle. It looks the same.
+//! Only the part that a model sees is decoded, and at reduced size; the result looks the same.
 
 use eirs_worker::image::{Limits, Pixels, Resizer, View, decode, geometry::Geometry};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
@@ -6,8 +6,8 @@ use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use crate::{FULL, encoded, fixture, seen, view};
 
 #[test]
-fn a_squashed_picture_shows_both_edges_and_a_centre_cut_neither() {
-    // Red, a wide grey middle, blue: upright, and stored lying on its side.
+fn a_squashed_image_has_both_edges_and_a_centre_crop_has_none() {
+    // Red, a wide grey middle, blue: upright, and stored rotated.
     let upright = image::RgbImage::from_fn(80, 20, |x, _| match x {
         0..20 => image::Rgb([255, 0, 0]),
         20..60 => image::Rgb([128, 128, 128]),
@@ -27,7 +27,7 @@ fn a_squashed_picture_shows_both_edges_and_a_centre_cut_neither() {
 }
 
 #[test]
-fn a_picture_of_inks_is_not_decoded_at_a_fraction_which_would_change_its_colours() {
+fn cmyk_is_not_decoded_at_reduced_size() {
     let mut pixels = Pixels::default();
     let small = Limits { view: Some(view(2, None)), ..FULL };
     decode(&fixture("cmyk.jpg"), small, &mut pixels).unwrap();
@@ -37,7 +37,7 @@ fn a_picture_of_inks_is_not_decoded_at_a_fraction_which_would_change_its_colours
 }
 
 #[test]
-fn a_large_jpeg_decoded_at_a_fraction_looks_the_same() {
+fn a_large_jpeg_decoded_at_reduced_size_looks_the_same() {
     let large = RgbImage::from_fn(800, 600, |x, y| {
         let wave = ((f64::from(x) / 60.0).sin() * (f64::from(y) / 45.0).cos() * 100.0) as i32;
         Rgb([(128 + wave) as u8, (x / 4) as u8, (y / 3) as u8])
@@ -49,7 +49,7 @@ fn a_large_jpeg_decoded_at_a_fraction_looks_the_same() {
     assert_eq!(
         (pixels.width(), pixels.height()),
         (100, 75),
-        "an eighth, which is still twice the 36 that are needed"
+        "an eighth, which is twice the 36 pixels that are needed"
     );
     let (full, scaled) = (seen(&file, FULL, 36, 32), seen(&file, scaled, 36, 32));
     let total: u32 =
@@ -58,14 +58,14 @@ fn a_large_jpeg_decoded_at_a_fraction_looks_the_same() {
 }
 
 #[test]
-fn a_jpeg_of_which_only_the_middle_is_decoded_looks_the_same() {
+fn a_jpeg_of_which_only_the_centre_is_decoded_looks_the_same() {
     let names =
         ["subsampled.jpg", "progressive.jpg", "separate-scans-440.jpg", "separate-scans-411.jpg", "cmyk.jpg"];
     let image = RgbImage::from_fn(203, 131, |x, y| Rgb([(x * 7) as u8, (y * 5) as u8, (x * y) as u8]));
     let own = encoded(&DynamicImage::ImageRgb8(image), ImageFormat::Jpeg);
     for file in names.map(fixture).into_iter().chain([own]) {
         for orientation in 1..=8 {
-            // EXIF data behind the first marker.
+            // EXIF data after the first marker.
             let exif =
                 [b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0", &[orientation][..], &[0; 6]];
             let exif = exif.concat();
@@ -81,7 +81,7 @@ fn a_jpeg_of_which_only_the_middle_is_decoded_looks_the_same() {
 }
 
 #[test]
-fn pixels_that_were_not_decoded_are_not_invented() {
+fn missing_pixels_are_an_error() {
     let image = RgbImage::from_pixel(300, 200, Rgb([9, 99, 199]));
     let file = encoded(&DynamicImage::ImageRgb8(image), ImageFormat::Jpeg);
     let mut pixels = Pixels::default();
@@ -91,7 +91,7 @@ fn pixels_that_were_not_decoded_are_not_invented() {
 }
 
 #[test]
-fn pictures_of_extreme_proportions_are_seen_too() {
+fn images_with_extreme_aspect_ratios_are_read() {
     for (width, height) in [(1, 1), (1, 2000), (3000, 2), (16, 16), (17, 16), (900_000, 1), (1, 900_000)] {
         let file = encoded(
             &DynamicImage::ImageRgb8(RgbImage::from_pixel(width, height, Rgb([9, 99, 199]))),

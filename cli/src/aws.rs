@@ -1,9 +1,9 @@
-//! An installation in an AWS account, from the operator's side: what there is to be, what it is
-//! called, and how to reach it.
+//! An installation in an AWS account, from the operator's side: its resources, their names, and how
+//! to reach them.
 //!
-//! Each kind of thing has a file that finds it, makes it as it should be and takes it away again.
-//! [`setup`](crate::commands::setup) goes through them in one order, `cleanup` in the other. What
-//! is ours is known by its tag (`eirs:installation`); nothing without it is ever changed or
+//! Each kind of resource has a file that finds it, creates or updates it, and deletes it.
+//! [`setup`](crate::commands::setup) processes them in one order, `cleanup` in the reverse one.
+//! Resources of the installation have the tag `eirs:installation`; nothing without it is changed or
 //! deleted.
 
 pub(crate) mod address;
@@ -43,14 +43,14 @@ use eirs_platform::{
     settings::Settings,
 };
 
-/// An account, and the installation in it that the settings describe.
+/// An account, with the installation that the settings describe.
 #[derive(Debug, Clone)]
 pub(crate) struct Account {
-    /// With the names of the buckets, whether they were set or follow from the account.
+    /// The settings, including the names of the buckets, configured or derived from the account.
     pub(crate) settings: Settings,
-    /// Twelve digits.
+    /// The account id of twelve digits.
     pub(crate) id: String,
-    /// Such as `eu-central-1`.
+    /// The region, such as `eu-central-1`.
     pub(crate) region: String,
     pub(crate) config: SdkConfig,
     pub(crate) ec2: aws_sdk_ec2::Client,
@@ -61,13 +61,13 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// Finds out whose credentials these are. Nothing is changed.
+    /// Finds out the account of the credentials. Changes nothing.
     pub(crate) async fn open(settings: Settings) -> anyhow::Result<Self> {
         let config = aws::sdk_config(&settings.aws).await;
         Self::of(settings, config).await
     }
 
-    /// The account of these clients.
+    /// Creates the account for these clients.
     pub(crate) async fn of(mut settings: Settings, config: SdkConfig) -> anyhow::Result<Self> {
         let region = config.region().map(ToString::to_string);
         let region = region.context(
@@ -97,22 +97,22 @@ impl Account {
         })
     }
 
-    /// What the names of everything here begin with.
+    /// Returns the prefix of all names.
     pub(crate) fn prefix(&self) -> &str {
         &self.settings.aws.prefix
     }
 
-    /// The first word of ARNs here.
+    /// Returns the partition for ARNs.
     pub(crate) fn partition(&self) -> &'static str {
         iam::policies::Scope::of(&self.settings, &self.id, &self.region).partition
     }
 
-    /// The bucket of the images.
+    /// Returns the bucket of the images.
     pub(crate) fn input_bucket(&self) -> &str {
         self.settings.aws.input_bucket.as_deref().unwrap_or_default()
     }
 
-    /// The bucket of the results.
+    /// Returns the bucket of the results.
     pub(crate) fn output_bucket(&self) -> &str {
         self.settings.aws.output_bucket.as_deref().unwrap_or_default()
     }
@@ -129,8 +129,8 @@ async fn account_id(config: &SdkConfig, settings: &Settings) -> anyhow::Result<S
     caller.account.context("AWS does not say which account these credentials belong to")
 }
 
-/// With more patience than a controller's: CreateImage that is tried again while the first call
-/// goes on fails, because its name is taken.
+/// Creates a client with longer timeouts than a controller's: if CreateImage is retried while the
+/// first call is still in progress, it fails because the name is taken.
 fn ec2_client(config: &SdkConfig, settings: &Settings) -> aws_sdk_ec2::Client {
     let patience = TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(3))
@@ -148,5 +148,5 @@ fn iam_client(config: &SdkConfig, settings: &Settings) -> aws_sdk_iam::Client {
     aws_sdk_iam::Client::from_conf(builder.build())
 }
 
-/// How often the state of what is being made or deleted is looked at.
+/// The interval of polling while resources are created or deleted.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(2);

@@ -1,5 +1,5 @@
-//! The Elastic IP of the web host, for who sets `setup.elastic_ip`: the address by which clients
-//! know the installation outlasts a stop of the host and another host in its place.
+//! The Elastic IP of the web host, if `setup.elastic_ip` is set: the address of the installation
+//! outlasts a stop or a replacement of the host.
 
 use anyhow::Context;
 use aws_sdk_ec2::types::{DomainType, Filter, ResourceType};
@@ -10,24 +10,24 @@ use super::{
     instances::{self, Instance},
 };
 
-/// An address of ours.
+/// An Elastic IP of the installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Address {
-    /// Such as `eipalloc-0123456789abcdef0`.
+    /// The allocation id, such as `eipalloc-0123456789abcdef0`.
     pub(crate) id: String,
     pub(crate) ip: String,
-    /// The instance that has it.
+    /// The instance with this address.
     pub(crate) instance: Option<String>,
 }
 
 impl Address {
-    /// Whether one of these instances has it.
+    /// Returns whether one of these instances has the address.
     pub(crate) fn is_of(&self, hosts: &[Instance]) -> bool {
         hosts.iter().any(|host| self.instance.as_ref() == Some(&host.id))
     }
 }
 
-/// The addresses of the installation: one, unless somebody made more.
+/// Returns the addresses of the installation: one, unless more were created manually.
 pub(crate) async fn all(account: &Account) -> anyhow::Result<Vec<Address>> {
     let ours = Filter::builder().name(format!("tag:{}", tag::INSTALLATION)).values(account.prefix()).build();
     let found = account.ec2.describe_addresses().filters(ours).send().await;
@@ -41,8 +41,8 @@ pub(crate) async fn all(account: &Account) -> anyhow::Result<Vec<Address>> {
     Ok(all)
 }
 
-/// Gives this instance the address, and makes that where there is none. Another instance that has
-/// it loses it.
+/// Associates the address with this instance, creating it if necessary. Any other instance loses
+/// it.
 pub(crate) async fn ensure(account: &Account, host: &str) -> anyhow::Result<Address> {
     let address = match all(account).await?.into_iter().next() {
         Some(address) if address.instance.as_deref() == Some(host) => return Ok(address),
@@ -63,7 +63,7 @@ async fn make(account: &Account) -> anyhow::Result<Address> {
     Ok(Address { id, ip: made.public_ip.context("EC2 returned no Elastic IP")?, instance: None })
 }
 
-/// Gives it back to AWS. Its instance must be gone.
+/// Releases the address. Its instance must be terminated.
 pub(crate) async fn release(account: &Account, address: &Address) -> anyhow::Result<()> {
     let released = account.ec2.release_address().allocation_id(&address.id).send().await;
     let what = || format!("releasing the Elastic IP {}", address.ip);

@@ -1,7 +1,7 @@
-//! Alarms about the web host, for who wants them, as a template of CloudFormation of its own: the
-//! controller's alerts end with the host, and a host is made after the stack of an installation.
-//! With what EC2 itself sees, CloudWatch tells a topic of SNS that the host is gone, and has EC2
-//! move it to other hardware where that is what failed.
+//! Optional alarms about the web host, as a separate CloudFormation template: the controller's
+//! alerts end with the host, and a host is created after the stack of an installation. With metrics
+//! of EC2 itself, CloudWatch notifies an SNS topic if the host is gone, and makes EC2 move it to
+//! other hardware if the hardware failed.
 
 use eirs_platform::settings::Settings;
 use serde_json::{Value, json};
@@ -11,23 +11,23 @@ const WEB_HOST: &str = "WebHost";
 const TOPIC: &str = "Topic";
 const HAS_TOPIC: &str = "HasTopic";
 
-/// A minute, in seconds: as often as EC2 says how its instances are.
+/// The period in seconds: EC2 reports the status of instances every minute.
 const PERIOD: u32 = 60;
-/// The number of bad minutes in a row. A start, or a measurement that is late, takes less.
+/// Number of consecutive bad minutes. A start, or a late measurement, takes less.
 const GONE_MINUTES: u32 = 5;
 const RECOVERED_MINUTES: u32 = 2;
 
-/// The template. It names no account, no region and no machine.
+/// Returns the template. It names no account, region or machine.
 pub(crate) fn template(settings: &Settings) -> Value {
     let prefix = &settings.aws.prefix;
     let topic = json!({ "Ref": TOPIC });
-    let told = json!({ "Fn::If": [HAS_TOPIC, [topic], { "Ref": "AWS::NoValue" }] });
-    // A host that is stopped or terminated measures nothing any more.
+    let notified = json!({ "Fn::If": [HAS_TOPIC, [topic], { "Ref": "AWS::NoValue" }] });
+    // A stopped or terminated host has no measurements.
     let mut gone = alarm(&format!("{prefix}-web-gone"), "The web host does not run", "StatusCheckFailed");
     gone["EvaluationPeriods"] = GONE_MINUTES.into();
     gone["TreatMissingData"] = "breaching".into();
-    gone["AlarmActions"] = told.clone();
-    gone["OKActions"] = told;
+    gone["AlarmActions"] = notified.clone();
+    gone["OKActions"] = notified;
     let recover = json!({ "Fn::Sub": "arn:${AWS::Partition}:automate:${AWS::Region}:ec2:recover" });
     let why = "The hardware of the web host failed; EC2 moves it";
     let mut moved = alarm(&format!("{prefix}-web-recover"), why, "StatusCheckFailed_System");
@@ -49,8 +49,8 @@ pub(crate) fn template(settings: &Settings) -> Value {
     })
 }
 
-/// An alarm about what EC2 says of the web host (EC2 user guide, "Status checks for your instances"
-/// and "Create an alarm based on Amazon EC2 status check metrics", read on 2026-11-30).
+/// Creates an alarm for a status check of the web host (EC2 user guide, "Status checks for your
+/// instances" and "Create an alarm based on Amazon EC2 status check metrics", read on 2026-11-30).
 fn alarm(name: &str, why: &str, metric: &str) -> Value {
     json!({
         "AlarmName": name,

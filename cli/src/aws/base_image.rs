@@ -1,5 +1,5 @@
-//! The image of the operating system: what its maker calls the present one, looked up by a public
-//! parameter of SSM.
+//! Finds the image of the operating system through a public SSM parameter of its vendor, which
+//! names the current one.
 
 use anyhow::Context;
 use aws_sdk_ec2::types::Image as Described;
@@ -7,8 +7,8 @@ use eirs_platform::{aws, settings::Os};
 
 use super::{Account, launch::Image};
 
-/// The parameter that names the present image of a system, for the processor that this program was
-/// built for: the workers run the program in the same folder.
+/// Returns the parameter for a system, for the architecture of this program, since the workers run
+/// the program in the same folder.
 fn parameter(os: Os) -> anyhow::Result<String> {
     let (ubuntu, amazon) = match std::env::consts::ARCH {
         "x86_64" => ("amd64", "x86_64"),
@@ -25,7 +25,7 @@ fn parameter(os: Os) -> anyhow::Result<String> {
     })
 }
 
-/// What the parameter names now.
+/// Returns the image that the parameter names now.
 pub(crate) async fn current(account: &Account) -> anyhow::Result<Image> {
     let name = parameter(account.settings.setup.os)?;
     let found = account.ssm.get_parameter().name(&name).send().await;
@@ -34,7 +34,7 @@ pub(crate) async fn current(account: &Account) -> anyhow::Result<Image> {
     describe(account, &id.with_context(|| format!("the public parameter {name} is empty"))?).await
 }
 
-/// An image by its id.
+/// Returns an image by its id.
 pub(crate) async fn describe(account: &Account, id: &str) -> anyhow::Result<Image> {
     let found = account.ec2.describe_images().image_ids(id).send().await;
     let found = found.map_err(|error| aws::error(format!("looking at the image {id}"), &error))?;
@@ -45,7 +45,7 @@ pub(crate) async fn describe(account: &Account, id: &str) -> anyhow::Result<Imag
     Ok(of(image, id))
 }
 
-/// What a launch must know of a described image.
+/// Returns the properties of an image that a launch needs.
 pub(crate) fn of(image: &Described, id: &str) -> Image {
     let root_device = image.root_device_name().filter(|name| !name.is_empty()).unwrap_or("/dev/sda1");
     let root = image.block_device_mappings().iter().find(|disk| disk.device_name() == Some(root_device));

@@ -1,5 +1,5 @@
-//! The two buckets: encrypted, closed to the public and to connections without TLS, and emptied of
-//! what has expired.
+//! The two buckets: encrypted, not accessible to the public or without TLS, with expiry of old
+//! objects.
 
 use anyhow::Context;
 use aws_sdk_s3::{
@@ -22,13 +22,13 @@ use serde_json::{Value, json};
 
 use super::Account;
 
-/// What S3 deletes in one call.
+/// Maximum number of objects that S3 deletes in one call.
 const BATCH: usize = 1000;
 
-/// What blobs are encrypted with.
+/// The encryption of blobs.
 pub(crate) const ENCRYPTION: ServerSideEncryption = ServerSideEncryption::Aes256;
 
-/// Nothing in a bucket is public, whatever an object or a policy says.
+/// Blocks all public access, whatever an object or a policy says.
 pub(crate) fn closed() -> PublicAccessBlockConfiguration {
     PublicAccessBlockConfiguration::builder()
         .block_public_acls(true)
@@ -38,7 +38,7 @@ pub(crate) fn closed() -> PublicAccessBlockConfiguration {
         .build()
 }
 
-/// The policy of the bucket with this ARN: no connection without TLS.
+/// Returns the policy of the bucket with this ARN, which refuses connections without TLS.
 pub(crate) fn only_over_tls(arn: &str) -> Value {
     json!({
         "Version": "2012-10-17",
@@ -53,21 +53,21 @@ pub(crate) fn only_over_tls(arn: &str) -> Value {
     })
 }
 
-/// A bucket as it should be.
+/// The desired state of a bucket.
 #[derive(Debug, Clone)]
 pub(crate) struct Bucket {
     pub(crate) name: String,
-    /// Older blobs are deleted; 0 keeps all.
+    /// The age in days at which blobs are deleted; 0 keeps all.
     pub(crate) expire_days: u32,
 }
 
-/// What is in a bucket.
+/// The contents of a bucket.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Contents {
-    /// Blobs, with their older versions and marks of deletion.
+    /// Number of blobs, including older versions and delete markers.
     pub(crate) versions: u64,
     pub(crate) bytes: u64,
-    /// Uploads in parts that nobody finished.
+    /// Number of unfinished multipart uploads.
     pub(crate) uploads: u64,
 }
 
@@ -79,12 +79,12 @@ where
 }
 
 impl Bucket {
-    /// The bucket of the images, and the one of the results.
+    /// Returns the buckets of the images and of the results.
     pub(crate) fn both(account: &Account) -> [Self; 2] {
         Self::named(&account.settings, [account.input_bucket(), account.output_bucket()])
     }
 
-    /// The same, with these names.
+    /// The same with these names.
     pub(crate) fn named(settings: &Settings, [input, output]: [&str; 2]) -> [Self; 2] {
         [
             Self { name: input.to_owned(), expire_days: settings.setup.expire_images_days },
@@ -92,7 +92,8 @@ impl Bucket {
         ]
     }
 
-    /// Whether it is there and ours. One that is there and somebody else's is an error.
+    /// Returns whether the bucket exists. It is an error if it belongs to another owner or
+    /// installation.
     pub(crate) async fn is_there(&self, account: &Account) -> anyhow::Result<bool> {
         match account.s3.head_bucket().bucket(&self.name).send().await {
             Ok(_) => {}
@@ -110,8 +111,8 @@ impl Bucket {
             Err(error) => return Err(failed("reading the tags of", &self.name, &error)),
         };
         let ours = tagged.iter().any(|t| t.key() == tag::INSTALLATION && t.value() == account.prefix());
-        // Between its making and its tagging setup may have been interrupted: an untagged, empty
-        // bucket of our name is ours.
+        // Setup may have been interrupted between creating and tagging: an untagged, empty bucket
+        // with this name belongs to the installation.
         anyhow::ensure!(
             ours || (tagged.is_empty() && self.contents(account).await? == Contents::default()),
             "the bucket {} exists without this installation's tag; it is left alone",
@@ -120,15 +121,15 @@ impl Bucket {
         Ok(true)
     }
 
-    /// Makes it, or makes it what it should be.
+    /// Creates or updates the bucket.
     pub(crate) async fn ensure(&self, account: &Account) -> anyhow::Result<()> {
         if !self.is_there(account).await? {
-            // There are no words for the oldest region.
+            // The oldest region has no location constraint.
             let place = (account.region != "us-east-1").then(|| {
                 let region = BucketLocationConstraint::from(account.region.as_str());
                 CreateBucketConfiguration::builder().location_constraint(region).build()
             });
-            // The one call that takes no word about the owner: there is none yet.
+            // The only call without the expected owner: the bucket has none yet.
             let anybody = Aws { account: None, ..account.settings.aws.clone() };
             let call = s3::client(&account.config, &anybody)
                 .create_bucket()
@@ -136,7 +137,7 @@ impl Bucket {
                 .set_create_bucket_configuration(place);
             match call.send().await {
                 Ok(_) => {}
-                // A run beside this one, or one whose answer was lost.
+                // Created by a concurrent run, or by a call whose response was lost.
                 Err(error)
                     if error
                         .as_service_error()
@@ -161,7 +162,7 @@ impl Bucket {
         let call = account.s3.put_public_access_block().bucket(&self.name);
         let closed = call.public_access_block_configuration(closed()).send().await;
         closed.map_err(|error| failed("closing", &self.name, &error))?;
-        // An emulator on this machine has no TLS to insist on.
+        // An emulator on this machine has no TLS.
         let without_tls = aws::endpoint(&account.settings.aws, aws::Service::S3)
             .or(account.config.endpoint_url())
             .is_some_and(|endpoint| endpoint.starts_with("http:"));
@@ -190,7 +191,7 @@ impl Bucket {
         written.map(|_| ()).map_err(|error| failed("setting the lifecycle of", &self.name, &error))
     }
 
-    /// What is deleted in it, and when.
+    /// Returns the rule for expiry.
     pub(crate) fn lifecycle(&self) -> anyhow::Result<LifecycleRule> {
         let everything = LifecycleRuleFilter::builder().prefix("").build();
         let mut rule = LifecycleRule::builder()
@@ -207,7 +208,7 @@ impl Bucket {
         Ok(rule.build()?)
     }
 
-    /// Counts what is in it. A large bucket takes its time.
+    /// Counts the contents, which takes a while for a large bucket.
     pub(crate) async fn contents(&self, account: &Account) -> anyhow::Result<Contents> {
         let mut contents = Contents::default();
         let mut next: Option<(String, Option<String>)> = None;
@@ -240,10 +241,10 @@ impl Bucket {
         page.map_err(|error| failed("listing", &self.name, &error))
     }
 
-    /// Deletes everything in it, older versions, marks of deletion and unfinished uploads too;
-    /// reports after each call how much.
+    /// Deletes all contents, including older versions, delete markers and unfinished uploads; calls
+    /// `deleted` after each batch with its size.
     pub(crate) async fn empty(&self, account: &Account, mut deleted: impl FnMut(u64)) -> anyhow::Result<()> {
-        // Always from the start: what was there is gone by the next look.
+        // Always lists from the start, since the previous batch is deleted.
         loop {
             let page = self.versions(account, None).await?;
             let versions = page.versions().iter().map(|version| (version.key(), version.version_id()));
@@ -279,7 +280,7 @@ impl Bucket {
         objects: &[(&str, Option<&str>)],
     ) -> anyhow::Result<()> {
         let object = |(key, version): &(&str, Option<&str>)| {
-            // Where there never were versions, S3 calls the only one `null`.
+            // In a bucket that was never versioned, S3 calls the only version `null`.
             let version = version.filter(|version| *version != "null").map(str::to_owned);
             ObjectIdentifier::builder().key(*key).set_version_id(version).build()
         };
@@ -287,7 +288,7 @@ impl Bucket {
         let delete = Delete::builder().set_objects(Some(objects?)).quiet(true).build()?;
         let answer = account.s3.delete_objects().bucket(&self.name).delete(delete).send().await;
         let answer = answer.map_err(|error| failed("emptying", &self.name, &error))?;
-        // 200, and an error for each key that stays.
+        // The status is 200 even if some objects could not be deleted.
         match answer.errors() {
             [] => Ok(()),
             [first, ..] => Err(anyhow::anyhow!(
@@ -300,7 +301,7 @@ impl Bucket {
         }
     }
 
-    /// Deletes it, empty as it must be.
+    /// Deletes the bucket, which must be empty.
     pub(crate) async fn delete(&self, account: &Account) -> anyhow::Result<()> {
         let deleted = account.s3.delete_bucket().bucket(&self.name).send().await;
         deleted

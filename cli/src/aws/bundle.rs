@@ -1,6 +1,6 @@
-//! Everything that a machine needs to be a worker or a web host, in one archive that is unpacked
-//! over its root. The same contents make the same archive, so that its digest tells whether a
-//! machine has what it should.
+//! Builds an archive with everything that a worker or a web host needs, to be unpacked over the
+//! root of a machine. Equal contents give equal archives, so the digest shows whether a machine is
+//! up to date.
 
 use std::{
     collections::BTreeMap,
@@ -39,7 +39,7 @@ const SCRIPT_UNITS: [(&str, &str); 2] = [
 ];
 const SCRIPT_SYSUSERS: &str = include_str!("../../../systemd/eirs-script.sysusers");
 const SCRIPT_TMPFILES: &str = include_str!("../../../systemd/eirs-script.tmpfiles");
-/// As that unit has it.
+/// The socket, as in that unit.
 const SCRIPT_SOCKET: &str = "/run/eirs-script/socket";
 const SHIP_LOGS: &str = include_str!("../../../systemd/eirs-logs");
 const LOGS_UNITS: [(&str, &str); 3] = [
@@ -53,35 +53,35 @@ const TARGET: &str = include_str!("../../../systemd/eirs.target");
 const SYSUSERS: &str = include_str!("../../../systemd/eirs.sysusers");
 const TMPFILES: &str = include_str!("../../../systemd/eirs.tmpfiles");
 
-/// Where the programs, the units, and what is ours alone lie on a machine.
+/// The places of programs, units and files of EIRS on a machine.
 pub(crate) const BIN: &str = "usr/bin";
 const UNITS: &str = "usr/lib/systemd/system";
 const MODELS: &str = "usr/share/eirs/models";
 const LIB: &str = "usr/lib/eirs";
 pub(crate) const ETC: &str = "etc/eirs";
-/// Settings and policies of a web host as setup wrote them, by which an upgrade knows what was
-/// changed since.
+/// The settings and policies of a web host as setup wrote them, with which an upgrade finds later
+/// changes.
 pub(crate) const AS_SET_UP: &str = "usr/share/eirs/as-set-up";
 
-/// What the keys of logs begin with in the bucket of the results.
+/// The prefix of log keys in the bucket of the results.
 pub(crate) const LOGS: &str = "logs";
 
 const BUILT_IN_POLICY: &str = include_str!("../../../policies/default.toml");
 
-/// The script of the operator that prepares the machine an image is baked from.
+/// The operator's script that prepares the machine from which an image is baked.
 pub(crate) const PREPARE: &str = "usr/lib/eirs/prepare";
 
-/// An archive on this machine's disk.
+/// An archive on the disk of this machine.
 #[derive(Debug)]
 pub(crate) struct Bundle {
     pub(crate) file: tempfile::NamedTempFile,
-    /// SHA-256, in hex.
+    /// SHA-256, in hexadecimal.
     pub(crate) digest: String,
     pub(crate) bytes: u64,
     pub(crate) has_prepare: bool,
 }
 
-/// What goes in, by the path at which it is unpacked.
+/// The contents, by the path at which they are unpacked.
 type Entries = BTreeMap<String, Entry>;
 
 #[derive(Debug)]
@@ -89,12 +89,12 @@ enum Entry {
     Text(String),
     File(PathBuf),
     Program(PathBuf),
-    /// A symbolic link, and what is written in it: a virtual environment of Python is full of them.
+    /// A symlink with its target; Python's virtual environments contain many.
     Link(PathBuf),
 }
 
 impl Bundle {
-    /// What a machine of this role needs.
+    /// Builds the archive for a machine of this role.
     pub(crate) fn of(account: &Account, role: Role) -> anyhow::Result<Self> {
         let entries = match role {
             Role::Worker => worker(account)?,
@@ -103,7 +103,7 @@ impl Bundle {
         let mut file =
             tempfile::NamedTempFile::new_in(scratch()).context("there is no room for the archive")?;
         let mut hashing = Hashing { file: file.as_file_mut(), digest: Sha256::new(), bytes: 0 };
-        // Without a date and a name, for the digest.
+        // Without date and name, so that the digest is reproducible.
         let mut archive =
             tar::Builder::new(GzBuilder::new().mtime(0).write(&mut hashing, Compression::fast()));
         for (path, entry) in &entries {
@@ -129,19 +129,19 @@ fn common(units: &[(&str, &str)], programs: &[&str]) -> anyhow::Result<Entries> 
     Ok(entries)
 }
 
-/// Whether the command of this model runs as another user than the worker.
+/// Returns whether the command of this model runs as another user than the worker.
 fn isolates(settings: &Settings, model: &Model) -> bool {
     settings.setup.isolate_scripts && model.classifier == Classifier::Script
 }
 
-/// The units that copy a machine's logs, for who sets that.
+/// Returns the units that copy a machine's logs, if that is enabled.
 fn logs(account: &Account) -> Entries {
     if !account.settings.setup.ship_logs {
         return Entries::new();
     }
     let scope = Scope::of(&account.settings, &account.id, &account.region);
     let bucket = account.output_bucket();
-    // An emulator knows no names of buckets.
+    // An emulator does not resolve bucket names.
     let to = match aws::endpoint(&account.settings.aws, Service::S3) {
         Some(endpoint) => format!("{}/{bucket}", endpoint.trim_end_matches('/')),
         None => scope.bucket_address(bucket),
@@ -194,8 +194,7 @@ fn web(account: &Account) -> anyhow::Result<Entries> {
     Ok(entries)
 }
 
-/// The files of the policies, by their names: those of the settings, or else the one that is built
-/// in.
+/// Returns the policy files by name: the configured ones, or else the built-in one.
 pub(crate) fn policies(settings: &Settings) -> anyhow::Result<Vec<(String, String)>> {
     let folder = &settings.controller.policies;
     if *folder == Settings::default().controller.policies && !folder.is_dir() {
@@ -216,7 +215,7 @@ pub(crate) fn policies(settings: &Settings) -> anyhow::Result<Vec<(String, Strin
     Ok(policies)
 }
 
-/// A file or everything in a folder, at the place where it lies here.
+/// Adds a file or all files in a folder, at the same path as here.
 fn include(path: &Path, entries: &mut Entries) -> anyhow::Result<()> {
     let named = || format!("setup.include: {}", path.display());
     let path = std::fs::canonicalize(path).with_context(named)?;
@@ -238,7 +237,8 @@ fn include(path: &Path, entries: &mut Entries) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `/tmp` is often in memory, and an archive with models may be larger than that.
+/// Returns a folder for temporary files on disk: `/tmp` is often in memory, and too small for
+/// models.
 fn scratch() -> PathBuf {
     let disk = Path::new("/var/tmp");
     let is_set = std::env::var_os("TMPDIR").is_some();
@@ -250,7 +250,8 @@ fn is_executable(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|data| data.permissions().mode() & 0o111 != 0)
 }
 
-/// The settings of the workers, and the files that they name, each with its place on the machine.
+/// Returns the settings of the workers, and the files that they name, each with its path on the
+/// machine.
 pub(crate) fn worker_settings(settings: &Settings) -> anyhow::Result<(String, Vec<(String, PathBuf)>)> {
     let mut written = json(settings, &["aws", "queue", "worker", "models", "telemetry"])?;
     let mut files = Vec::new();
@@ -258,7 +259,7 @@ pub(crate) fn worker_settings(settings: &Settings) -> anyhow::Result<(String, Ve
         for (key, file) in classify::files(model) {
             let file_name = file.file_name().and_then(|name| name.to_str()).unwrap_or(key);
             let (place, is_library) = match key {
-                // Found there without being named, by every model.
+                // Every model finds it there without a setting.
                 "onnxruntime" => (format!("{LIB}/{file_name}"), true),
                 _ => (place_of(&files, &format!("{MODELS}/{name}"), key, file_name, &file), false),
             };
@@ -277,16 +278,15 @@ pub(crate) fn worker_settings(settings: &Settings) -> anyhow::Result<(String, Ve
     Ok((toml(written, "The settings of the workers")?, files))
 }
 
-/// Where a file of a model goes: under its own name, unless another file of that name is there
-/// already.
+/// Returns the path for a file of a model: under its own name, unless another file has that name.
 fn place_of(files: &[(String, PathBuf)], folder: &str, key: &str, name: &str, file: &Path) -> String {
     let place = format!("{folder}/{name}");
     let is_taken = files.iter().any(|(taken, other)| *taken == place && other != file);
     if is_taken { format!("{folder}/{key}/{name}") } else { place }
 }
 
-/// Large models keep their weights in files beside: `model.onnx.data`, `model.onnx_data`, and
-/// whatever else the model names.
+/// Returns the weight files of a large model: `model.onnx.data`, `model.onnx_data`, and others that
+/// the model names.
 fn weights_of(model: &Path, place: &str) -> BTreeMap<String, PathBuf> {
     let name = model.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let usual = [format!("{name}.data"), format!("{name}_data")];
@@ -295,18 +295,18 @@ fn weights_of(model: &Path, place: &str) -> BTreeMap<String, PathBuf> {
     there.map(|(name, file)| (format!("{place}/{}", name.trim_start_matches("./")), file)).collect()
 }
 
-/// The version of a model, made here, where its files are. Workers and web hosts are told, and so
-/// agree. What a script is made of may be on the workers only: then they make it, and web hosts
-/// learn it of their answers.
+/// Computes the version of a model here, where its files are, so that workers and web hosts agree
+/// on it. The parts of a script may only exist on the workers; then they compute it, and web hosts
+/// learn it from their replies.
 fn version(model: &Model) -> Option<String> {
     version::of(model).ok()
 }
 
-/// The settings of a web host: it listens to the network, and finds its policies where the package
-/// puts them.
+/// Returns the settings of a web host: it listens on all addresses, and has its policies where the
+/// package puts them.
 pub(crate) fn web_settings(settings: &Settings) -> anyhow::Result<String> {
     let web = &settings.web;
-    // Without them the host would be open, and with them it would not start.
+    // Without these, the host would be open; with them, it would not start.
     anyhow::ensure!(
         web.tokens.is_none() && web.tls.certificate.is_none() && web.webhook.key.is_none(),
         "web.tokens, web.tls, web.webhook: setup copies no such files to a web host; remove them here and \
@@ -320,16 +320,16 @@ pub(crate) fn web_settings(settings: &Settings) -> anyhow::Result<String> {
     written["web"]["address_file"] = Value::Null;
     written["web"]["admin_address_file"] = Value::Null;
     written["controller"]["policies"] = format!("/{ETC}/policies").into();
-    // Where the units may write, and where `eirs status` on that host looks.
+    // A folder that the units may write, and in which `eirs status` looks on that host.
     written["local"] = serde_json::json!({ "state": "/var/lib/eirs" });
     for key in ["status_file", "worker_program", "simulate"] {
         written["controller"][key] = Value::Null;
     }
-    // Setup is run from elsewhere, where these lie.
+    // These paths only exist where setup runs.
     for key in ["include", "prepare"] {
         written["setup"][key] = Value::Null;
     }
-    // A web host knows the names and versions of the models, and needs none of their files.
+    // A web host needs names and versions of the models, but none of their files.
     for (name, model) in &settings.models {
         let digest = version(model).unwrap_or_else(|| version::ASK_WORKERS.to_owned());
         written["models"][name] = serde_json::json!({ "classifier": "noop", "digest": digest });
@@ -337,7 +337,7 @@ pub(crate) fn web_settings(settings: &Settings) -> anyhow::Result<String> {
     toml(written, "The settings of this web host")
 }
 
-/// The settings by which this installation is found from elsewhere.
+/// Returns the settings with which the operator finds this installation.
 pub(crate) fn operator_settings(settings: &Settings) -> anyhow::Result<String> {
     toml(json(settings, &["aws", "setup"])?, "The settings with which eirs finds this installation")
 }
@@ -390,7 +390,7 @@ impl Entry {
     }
 }
 
-/// Counts and hashes what is written.
+/// Counts and hashes the written bytes.
 struct Hashing<'a> {
     file: &'a mut File,
     digest: Sha256,

@@ -1,7 +1,7 @@
-//! The installation as a template of CloudFormation, for a company where a tool makes no roles: a
-//! platform team reviews it and makes a stack of it, and `eirs setup` finds everything there, bakes
-//! and parks. All that it says comes from the values that setup itself writes. It names no account
-//! and no region: CloudFormation puts in those of the stack.
+//! The installation as a CloudFormation template, for organisations in which tools must not create
+//! roles: a platform team reviews it and creates a stack. `eirs setup` then finds everything, and
+//! only bakes and parks machines. All properties are the ones that setup itself would write. The
+//! template names no account or region: CloudFormation inserts those of the stack.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ use super::{
     network, queues,
 };
 
-/// The network that a stack makes where the settings name no subnets: a private range of which each
-/// zone gets a part.
+/// The network that a stack creates if the settings name no subnets: a private range, with a part
+/// for each zone.
 const RANGE: &str = "10.83.0.0/16";
 const ZONES: [&str; 2] = ["10.83.0.0/20", "10.83.16.0/20"];
 const WORLD: &str = "0.0.0.0/0";
 
-/// The parameter that says where the machines stand, where the settings name their subnets.
+/// The parameter with the VPC, if the settings name subnets.
 const VPC: &str = "Vpc";
 
 struct Template<'a> {
@@ -31,7 +31,7 @@ struct Template<'a> {
     resources: Map<String, Value>,
 }
 
-/// The template of the installation that the settings describe.
+/// Returns the template for the installation that the settings describe.
 pub(crate) fn template(settings: &Settings) -> anyhow::Result<Value> {
     let scope = policies::Scope::of_template(settings);
     let mut template = Template { settings, scope, resources: Map::new() };
@@ -59,9 +59,9 @@ pub(crate) fn template(settings: &Settings) -> anyhow::Result<Value> {
 }
 
 impl Template<'_> {
-    /// Adds a resource; answers what it is called in the template.
+    /// Adds a resource and returns its name in the template.
     fn add(&mut self, id: &str, kind: &str, properties: Value) -> String {
-        // Two names may have the same letters.
+        // Two queues may differ only in characters that are not allowed here.
         let mut free = id.to_owned();
         for number in 2.. {
             if !self.resources.contains_key(&free) {
@@ -105,8 +105,7 @@ impl Template<'_> {
                 "LifecycleConfiguration": { "Rules": [lifecycle(&bucket.lifecycle()?)] },
                 "Tags": self.tags(),
             });
-            // CloudFormation deletes no bucket that is not empty: what people uploaded does not go
-            // with a stack.
+            // CloudFormation only deletes empty buckets, so uploads survive the stack.
             self.add(&format!("{id}Bucket"), "AWS::S3::Bucket", made);
             let policy = buckets::only_over_tls(&self.scope.bucket(&bucket.name));
             let named = json!({ "Bucket": { "Ref": format!("{id}Bucket") }, "PolicyDocument": policy });
@@ -122,7 +121,7 @@ impl Template<'_> {
             let rule = queue.options.dead_letters.as_ref();
             let target = rule.map(|rule| self.scope.queue(&rule.queue)).unwrap_or_default();
             let attributes = sqs::attributes(&queue.options, &target);
-            // CloudFormation calls them as SQS does, and takes numbers and rules for what they are.
+            // CloudFormation has the attribute names of SQS, but with typed values.
             let value = |text: &String| serde_json::from_str(text).unwrap_or_else(|_| text.clone().into());
             let mut properties: Map<_, _> =
                 attributes.iter().map(|(key, text)| (key.as_str().to_owned(), value(text))).collect();
@@ -143,7 +142,7 @@ impl Template<'_> {
                 "Name": name,
                 "DocumentType": "Command",
                 "DocumentFormat": "JSON",
-                // A name cannot be replaced by itself.
+                // A document with a custom name cannot be replaced.
                 "UpdateMethod": "NewVersion",
                 "Content": kind.content(),
                 "Tags": self.tags(),
@@ -178,7 +177,7 @@ impl Template<'_> {
         }
     }
 
-    /// The groups, in the VPC of the settings' subnets or in one of their own.
+    /// Adds the security groups, in the VPC of the configured subnets or in a new one.
     fn network(&mut self) {
         if self.settings.setup.subnets.is_empty() {
             self.vpc();
@@ -201,7 +200,8 @@ impl Template<'_> {
         }
     }
 
-    /// A subnet in each of two zones, from which the machines reach AWS by their public addresses.
+    /// Adds a VPC with a subnet in each of two zones, from which machines reach AWS with public
+    /// addresses.
     fn vpc(&mut self) {
         let tags = self.tags();
         let vpc = json!({ "Ref": VPC });
@@ -234,7 +234,7 @@ impl Template<'_> {
         }
     }
 
-    /// What setup needs where all this is there: it makes no role, and no policy of one.
+    /// Adds the permissions that setup needs with this stack: it creates no role and no policy.
     fn operator(&mut self) {
         let made = json!({
             "ManagedPolicyName": self.scope.regional("operator"),
@@ -245,27 +245,27 @@ impl Template<'_> {
     }
 }
 
-/// A rule of S3 in CloudFormation's words.
+/// Converts a lifecycle rule of S3 to CloudFormation.
 fn lifecycle(rule: &LifecycleRule) -> Value {
-    let mut told = json!({ "Id": rule.id(), "Status": rule.status().as_str() });
+    let mut written = json!({ "Id": rule.id(), "Status": rule.status().as_str() });
     if let Some(days) = rule.expiration().and_then(|it| it.days()) {
-        told["ExpirationInDays"] = days.into();
+        written["ExpirationInDays"] = days.into();
     }
     if let Some(days) = rule.noncurrent_version_expiration().and_then(|it| it.noncurrent_days()) {
-        told["NoncurrentVersionExpiration"] = json!({ "NoncurrentDays": days });
+        written["NoncurrentVersionExpiration"] = json!({ "NoncurrentDays": days });
     }
     if let Some(days) = rule.abort_incomplete_multipart_upload().and_then(|it| it.days_after_initiation()) {
-        told["AbortIncompleteMultipartUpload"] = json!({ "DaysAfterInitiation": days });
+        written["AbortIncompleteMultipartUpload"] = json!({ "DaysAfterInitiation": days });
     }
-    told
+    written
 }
 
-/// The name of a queue in a template.
+/// Returns the resource name of a queue.
 fn id(queue: &str) -> String {
     letters(queue) + "Queue"
 }
 
-/// A name as a part of one in a template, which has letters and digits only.
+/// Converts a name to a part of a resource name, which has only letters and digits.
 fn letters(name: &str) -> String {
     let words = name.split(|character: char| !character.is_ascii_alphanumeric());
     let word = |word: &str| {
@@ -275,7 +275,7 @@ fn letters(name: &str) -> String {
     words.filter_map(word).collect()
 }
 
-/// Has CloudFormation put account, region and the like into each text that asks for it.
+/// Wraps each text with pseudo parameters in `Fn::Sub`.
 fn substituted(value: Value) -> Value {
     match value {
         Value::String(text) if text.contains("${AWS::") => json!({ "Fn::Sub": text }),
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn it_names_no_account_and_no_region_whatever_the_settings_are() {
+    fn the_template_names_no_account_or_region() {
         let text = template(&Settings::default()).unwrap().to_string();
         assert!(
             text.contains("{\"Fn::Sub\":\"arn:${AWS::Partition}:sqs:${AWS::Region}:${AWS::AccountId}:eirs-")
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn it_makes_what_setup_makes_and_a_network_only_where_there_is_none() {
+    fn the_template_has_the_resources_of_setup_and_a_network_if_needed() {
         let count =
             |all: &Map<String, Value>, kind: &str| all.values().filter(|it| it["Type"] == kind).count();
         let settings = Settings::default();
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn models_whose_names_have_the_same_letters_have_queues_of_their_own() {
+    fn models_with_similar_names_have_separate_queues() {
         let mut settings = Settings::default();
         let model = settings.models["default"].clone();
         settings.models = [("a-b".to_owned(), model.clone()), ("a_b".to_owned(), model)].into();
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sets_up_may_neither_make_roles_nor_write_what_they_may() {
+    fn the_operator_may_not_create_roles_or_write_their_policies() {
         let operator = resources(&Settings::default())["OperatorPolicy"]["Properties"].to_string();
         for action in ["iam:CreateRole", "iam:Put", "iam:Delete", "iam:Attach", "iam:*", "ec2:CreateSecurity"]
         {

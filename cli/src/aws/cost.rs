@@ -1,29 +1,29 @@
-//! What an installation costs while nobody uses it. An estimate: prices of us-east-1 without tax,
-//! as AWS's price list had them in 2025; other regions cost up to a third more.
+//! Estimates the cost of an idle installation, with prices of us-east-1 without tax from AWS's
+//! price list of 2025; other regions cost up to a third more.
 
 use serde::Serialize;
 
 /// Hours of an average month.
 const HOURS: f64 = 730.0;
-/// A GiB of gp3 for a month, and of a snapshot.
+/// USD per GiB and month of gp3, and of a snapshot.
 const DISK_USD: f64 = 0.08;
 const SNAPSHOT_USD: f64 = 0.05;
-/// A public IPv4 address for an hour.
+/// USD per hour of a public IPv4 address.
 const ADDRESS_USD: f64 = 0.005;
-/// A million requests to SQS; the first million of a month costs nothing.
+/// USD per million requests to SQS; the first million per month is free.
 const MILLION_REQUESTS_USD: f64 = 0.40;
-/// What an idle service asks of SQS in a month, in millions: a depth every five seconds for each
-/// pool, and three long polls a minute of each of the two that wait for something.
+/// Millions of requests of an idle service to SQS per month: a depth every five seconds for each
+/// pool, and three long polls per minute by each of two waiting receivers.
 const DEPTHS: f64 = 12.0 * 60.0 * HOURS / 1e6;
 const POLLS: f64 = 2.0 * 3.0 * 60.0 * HOURS / 1e6;
-/// What the controller writes to S3 in a month, in millions: its claim, three times a minute
-/// (`platform/src/backend/claim.rs`); and what a million such requests cost.
+/// Millions of writes of the controller to S3 per month, for its claim, three times per minute
+/// (`platform/src/backend/claim.rs`), and USD per million writes.
 const CLAIMS: f64 = 3.0 * 60.0 * HOURS / 1e6;
 const MILLION_WRITES_USD: f64 = 5.0;
-/// The disk of the systems' images where none is set, in GiB.
+/// The default size of a system disk, in GiB.
 const USUAL_DISK_GIB: u32 = 8;
 
-/// Dollars for an hour of the instance types that are usual here.
+/// USD per hour of common instance types.
 const HOURLY_USD: [(&str, f64); 20] = [
     ("t3.micro", 0.0104),
     ("t3.small", 0.0208),
@@ -47,11 +47,11 @@ const HOURLY_USD: [(&str, f64); 20] = [
     ("g5.xlarge", 1.006),
 ];
 
-/// A vCPU-hour above the baseline of a burstable type that goes on without credits, by family
-/// ("Amazon EC2 On-Demand Pricing", T2/T3/T4g Unlimited Mode, Linux, us-east-1, as it was in 2025).
+/// USD per vCPU hour above the baseline of burstable types without credits, by family ("Amazon EC2
+/// On-Demand Pricing", T2/T3/T4g Unlimited Mode, Linux, us-east-1, 2025).
 const SURPLUS_USD: [(&str, f64); 3] = [("t3", 0.05), ("t3a", 0.05), ("t4g", 0.04)];
-/// The vCPUs of these families' sizes, and the share of each that the price includes (EC2 user
-/// guide, "Key concepts for burstable performance instances").
+/// vCPUs of the sizes of these families, and the baseline share of each (EC2 user guide, "Key
+/// concepts for burstable performance instances").
 const BASELINES: [(&str, f64, f64); 7] = [
     ("nano", 2.0, 0.05),
     ("micro", 2.0, 0.10),
@@ -62,15 +62,15 @@ const BASELINES: [(&str, f64, f64); 7] = [
     ("2xlarge", 8.0, 0.40),
 ];
 
-/// Whether a type pays for its work with CPU credits.
+/// Returns whether an instance type uses CPU credits.
 pub(crate) fn is_burstable(kind: &str) -> bool {
     let family = kind.split('.').next().unwrap_or_default();
     family == "t2" || SURPLUS_USD.iter().any(|(known, _)| *known == family)
 }
 
-/// What an hour of full work of a burstable type costs beside its price, where it goes on without
-/// credits. A machine that was launched just now has none, and what was used beyond them is charged
-/// when it stops (EC2 user guide, "Unlimited mode for burstable performance instances").
+/// Returns the USD per hour of full load on a burstable type in addition to its price, without
+/// credits. A newly launched machine has none, and surplus credits are charged when it stops (EC2
+/// user guide, "Unlimited mode for burstable performance instances").
 pub(crate) fn surplus_usd(kind: &str) -> Option<f64> {
     let (family, size) = kind.split_once('.')?;
     let (_, usd) = SURPLUS_USD.iter().find(|(known, _)| *known == family)?;
@@ -78,15 +78,14 @@ pub(crate) fn surplus_usd(kind: &str) -> Option<f64> {
     Some(cores * (1.0 - share) * usd)
 }
 
-/// What there is, as far as it costs.
+/// The resources that cost money.
 #[derive(Debug, Clone)]
 pub(crate) struct Idle {
     pub(crate) pools: u32,
     pub(crate) parked: u32,
-    /// 0 where none is set.
+    /// 0 for the default.
     pub(crate) disk_gib: u32,
-    /// The instance type of a web host that runs all the time; `None` where the operator has one
-    /// anyway.
+    /// The instance type of a web host that always runs; `None` if the operator provides the host.
     pub(crate) web_type: Option<String>,
 }
 
@@ -94,16 +93,16 @@ pub(crate) struct Idle {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Line {
     pub(crate) what: String,
-    /// `None` where the price is not known here.
+    /// `None` if the price is unknown.
     pub(crate) usd_per_month: Option<f64>,
 }
 
-/// Dollars for an hour of an instance type, where it is known here.
+/// Returns the USD per hour of an instance type, if known.
 pub(crate) fn hourly_usd(kind: &str) -> Option<f64> {
     HOURLY_USD.iter().find(|(known, _)| *known == kind).map(|(_, usd)| *usd)
 }
 
-/// What a month costs in which nobody uploads anything.
+/// Estimates the cost of a month without uploads.
 pub(crate) fn idle(idle: &Idle) -> Vec<Line> {
     let disk = if idle.disk_gib == 0 { USUAL_DISK_GIB } else { idle.disk_gib };
     let disks = f64::from(disk) * DISK_USD;
@@ -136,7 +135,7 @@ pub(crate) fn idle(idle: &Idle) -> Vec<Line> {
     lines
 }
 
-/// The sum, and whether it is all of it.
+/// Returns the sum, and whether it includes all lines.
 pub(crate) fn sum(lines: &[Line]) -> (f64, bool) {
     let known = lines.iter().filter_map(|line| line.usd_per_month).sum();
     (known, lines.iter().all(|line| line.usd_per_month.is_some()))
@@ -147,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parked_workers_cost_their_disks_and_a_web_host_costs_its_hours() {
+    fn parked_workers_cost_disks_and_a_web_host_costs_hours() {
         let own = idle(&Idle { pools: 1, parked: 10, disk_gib: 0, web_type: None });
         assert_eq!(own[0].usd_per_month, Some(10.0 * 8.0 * 0.08));
         let launched = idle(&Idle { pools: 1, parked: 10, disk_gib: 0, web_type: Some("t3.small".into()) });
@@ -156,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documentation_tells_what_the_defaults_cost() {
+    fn the_documentation_has_the_cost_of_the_defaults() {
         let page = include_str!("../../../docs/AWS.md");
         let lines = idle(&Idle { pools: 1, parked: 10, disk_gib: 0, web_type: Some("t3.small".into()) });
         for usd in lines.iter().filter_map(|line| line.usd_per_month).chain([sum(&lines).0]) {
@@ -167,10 +166,10 @@ mod tests {
         }
     }
 
-    /// At full load a t3.small is five times as dear as its price, and dearer than a compute type
-    /// of as many cores.
+    /// At full load a t3.small costs five times its price, and more than a compute type with as
+    /// many cores.
     #[test]
-    fn full_work_of_a_burstable_type_is_priced_with_its_surplus() {
+    fn full_load_of_a_burstable_type_is_priced_with_its_surplus() {
         let hour = |kind: &str| hourly_usd(kind).unwrap() + surplus_usd(kind).unwrap_or(0.0);
         assert!((hour("t3.small") - 0.1008).abs() < 1e-9, "{}", hour("t3.small"));
         assert!(hour("t3.small") > hour("c7i.large"));
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_price_that_is_not_known_is_said_and_not_guessed() {
+    fn an_unknown_price_is_reported_and_not_guessed() {
         let lines = idle(&Idle { pools: 1, parked: 1, disk_gib: 20, web_type: Some("x9.huge".into()) });
         assert!(!sum(&lines).1);
         assert!(lines.iter().any(|line| line.usd_per_month.is_none()));

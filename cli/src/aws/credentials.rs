@@ -1,7 +1,7 @@
-//! Credentials that end before a step does. An address that is signed with them ends with them,
-//! whatever it says of itself (S3 user guide, "Sharing objects with presigned URLs": "the URL
-//! expires when the credential expires", read on 2026-11-30), and a machine that cannot load its
-//! files then says so to nobody.
+//! Checks that credentials last for a step. A presigned URL expires with the credentials that
+//! signed it, whatever its own expiry (S3 user guide, "Sharing objects with presigned URLs": "the
+//! URL expires when the credential expires", read on 2026-11-30), and a machine that cannot load
+//! its files cannot report that.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,8 +9,7 @@ use anyhow::Context;
 use aws_config::SdkConfig;
 use aws_sdk_s3::config::ProvideCredentials;
 
-/// Fails where the credentials end before this step may have ended. Of some it is not known when
-/// they end.
+/// Fails if the credentials may expire before this step ends. Some have no known expiry.
 pub(crate) async fn outlast(config: &SdkConfig, step: Duration, what: &str) -> anyhow::Result<()> {
     let Some(provider) = config.credentials_provider() else { return Ok(()) };
     let credentials = provider.provide_credentials().await.context("asking for credentials")?;
@@ -40,7 +39,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_step_begins_only_with_credentials_that_outlast_it_as_far_as_their_end_is_known() {
+    async fn a_step_needs_credentials_that_outlast_it_if_their_expiry_is_known() {
         let step = Duration::from_secs(1200);
         for enough in [None, Some(Duration::from_secs(1300))] {
             outlast(&config(enough), step, "baking").await.unwrap();

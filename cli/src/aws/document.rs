@@ -1,5 +1,5 @@
-//! The SSM documents: that by which an instance is told to drain, the one thing that the web host
-//! may have run on the workers; and that by which the operator has a web host upgraded.
+//! The SSM documents: one drains an instance, and is the only one that the web host may run on
+//! workers; the other upgrades a web host for the operator.
 
 use aws_sdk_ssm::types::{DocumentFormat, DocumentType, Tag};
 use eirs_controller::fleet::ssm::{GENERATION_PARAMETER, document_name};
@@ -8,22 +8,22 @@ use serde_json::{Value, json};
 
 use super::Account;
 
-/// A document of ours.
+/// The kind of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Drain,
     Upgrade,
 }
 
-/// What an instance does: where this is the boot that the order is for, it stops its worker, which
-/// drains, and powers off. As long as the drain may last SSM must let the script run; the
-/// controller cuts it off earlier.
+/// The script of the drain: if the order is for this boot, it stops the worker, which drains, and
+/// powers off. SSM must let the script run as long as a drain may last; the controller ends it
+/// earlier.
 const DRAIN: [&str; 3] = [
     "eirs-worker --expect-generation '{{ Generation }}' || exit $?",
     "systemctl stop eirs-worker.service",
     "systemctl --no-block poweroff",
 ];
-/// What a web host does: it runs a script from the bucket, if its digest is the expected one.
+/// The script of the upgrade: runs a script from the bucket if it has the expected digest.
 const UPGRADE: [&str; 5] = [
     "set -eu",
     "script=$(mktemp)",
@@ -31,7 +31,8 @@ const UPGRADE: [&str; 5] = [
     "echo '{{ Digest }}  '\"$script\" | sha256sum -c -",
     "sh \"$script\"; rm \"$script\"",
 ];
-/// The parameters of that: a presigned address, whose bucket it is, and the digest of the script.
+/// The parameters of the upgrade: a presigned URL, the owner of the bucket, and the digest of the
+/// script.
 pub(crate) const UPGRADE_PARAMETERS: [&str; 3] = ["Script", "Owner", "Digest"];
 /// Longer than any drain.
 const SCRIPT_SECONDS: &str = "3600";
@@ -39,7 +40,7 @@ const SCRIPT_SECONDS: &str = "3600";
 impl Kind {
     pub(crate) const ALL: [Self; 2] = [Self::Drain, Self::Upgrade];
 
-    /// Its name in the account.
+    /// Returns the name of the document in the account.
     pub(crate) fn name(self, prefix: &str) -> String {
         match self {
             Self::Drain => document_name(prefix),
@@ -47,7 +48,7 @@ impl Kind {
         }
     }
 
-    /// What it is for.
+    /// Returns the purpose of the document.
     pub(crate) fn purpose(self) -> &'static str {
         match self {
             Self::Drain => "by which workers are drained",
@@ -55,7 +56,7 @@ impl Kind {
         }
     }
 
-    /// What it says.
+    /// Returns the content of the document.
     pub(crate) fn content(self) -> Value {
         let parameter = |description: &str, pattern: &str| json!({ "type": "String", "description": description, "allowedPattern": pattern });
         let (description, parameters, script) = match self {
@@ -72,7 +73,7 @@ impl Kind {
             Self::Upgrade => (
                 "EIRS: upgrade the programs of this web host, and go back if it does not serve.",
                 json!({
-                    // Nothing that a shell would read as more than a text.
+                    // No characters with a special meaning in a shell.
                     "Script": parameter("Where the script is.", "^https?://[A-Za-z0-9._~:/?&=%+-]{1,3900}$"),
                     "Owner": parameter("The account of the bucket.", "^[0-9]{12}$"),
                     "Digest": parameter("The SHA-256 of the script.", "^[0-9a-f]{64}$"),
@@ -94,16 +95,16 @@ impl Kind {
     }
 }
 
-/// What there is of the document.
+/// The state of the document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Document {
     Missing,
-    /// Of another version of EIRS, or edited.
+    /// Written by another version of EIRS, or edited.
     Differs,
     AsItShouldBe,
 }
 
-/// Looks at it. One of its name that is not ours is an error.
+/// Inspects the document. It is an error if the name belongs to another installation.
 pub(crate) async fn look(account: &Account, kind: Kind) -> anyhow::Result<Document> {
     let name = kind.name(account.prefix());
     let found = match account.ssm.get_document().name(&name).send().await {
@@ -123,7 +124,7 @@ pub(crate) async fn look(account: &Account, kind: Kind) -> anyhow::Result<Docume
     Ok(if same { Document::AsItShouldBe } else { Document::Differs })
 }
 
-/// Makes it, or makes it what it should be.
+/// Creates or updates the document.
 pub(crate) async fn ensure(account: &Account, kind: Kind) -> anyhow::Result<()> {
     let name = kind.name(account.prefix());
     let failed = || format!("writing the SSM document {name}");
@@ -148,7 +149,7 @@ pub(crate) async fn ensure(account: &Account, kind: Kind) -> anyhow::Result<()> 
     }
 }
 
-/// Takes it away.
+/// Deletes the document.
 pub(crate) async fn delete(account: &Account, kind: Kind) -> anyhow::Result<()> {
     let name = kind.name(account.prefix());
     let deleted = account.ssm.delete_document().name(&name).send().await;
@@ -162,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_scripts_use_the_parameters_that_they_are_given() {
+    fn the_scripts_use_all_their_parameters() {
         for (kind, names) in
             [(Kind::Drain, &[GENERATION_PARAMETER][..]), (Kind::Upgrade, &UPGRADE_PARAMETERS[..])]
         {

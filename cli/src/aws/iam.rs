@@ -1,4 +1,4 @@
-//! The roles of the instances, and the instance profiles that carry them.
+//! The roles of the instances, and their instance profiles.
 
 pub(crate) mod policies;
 
@@ -14,33 +14,33 @@ use serde_json::Value;
 
 use super::Account;
 
-/// What a machine of ours is for.
+/// The purpose of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// To classify.
+    /// Classifies images.
     Worker,
-    /// To take uploads and run the controller.
+    /// Accepts uploads and runs the controller.
     Web,
 }
 
-/// A role of IAM for our instances, and its instance profile: they have one name.
+/// An IAM role for instances and its instance profile, which have the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Profile {
-    /// Of the machines that serve this model: they reach the queues of no other.
+    /// For machines that serve this model, without access to the queues of others.
     Worker(String),
-    /// Of the web hosts.
+    /// For web hosts.
     Web,
 }
 
-/// What the roles say of themselves.
+/// The description of the roles.
 pub(crate) const DESCRIPTION: &str = "EIRS";
-/// The one inline policy of a role.
+/// The name of the only inline policy of a role.
 pub(crate) const POLICY: &str = "eirs";
 
 impl Role {
     pub(crate) const ALL: [Self; 2] = [Self::Worker, Self::Web];
 
-    /// The tag of its instances.
+    /// Returns the tag of its instances.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Worker => tag::WORKER,
@@ -50,17 +50,17 @@ impl Role {
 }
 
 impl Profile {
-    /// One for each model, and one for the web hosts.
+    /// Returns one profile per model, and one for web hosts.
     pub(crate) fn all(settings: &Settings) -> Vec<Self> {
         settings.models.keys().cloned().map(Self::Worker).chain([Self::Web]).collect()
     }
 
-    /// Of the role and of its profile.
+    /// Returns the name of the role and of its profile.
     pub(crate) fn name(&self, account: &Account) -> String {
         scope(account).profile(self)
     }
 
-    /// What it may do.
+    /// Returns the permissions.
     pub(crate) fn policy(&self, scope: &policies::Scope) -> Value {
         match self {
             Self::Worker(model) => policies::worker(scope, model),
@@ -68,7 +68,7 @@ impl Profile {
         }
     }
 
-    /// Whether the role is there, is ours and may do what it should.
+    /// Returns whether the role exists, belongs to the installation, and has the right permissions.
     pub(crate) async fn is_as_it_should_be(&self, account: &Account) -> anyhow::Result<bool> {
         let name = self.name(account);
         let Some(role) = find(account, &name).await? else { return Ok(false) };
@@ -89,7 +89,7 @@ impl Profile {
         Ok(read_document(&found) == Some(self.policy(&scope(account))) && profile == Some(vec![name]))
     }
 
-    /// Makes the role and its profile, or makes them what they should be.
+    /// Creates or updates the role and its profile.
     pub(crate) async fn ensure(&self, account: &Account) -> anyhow::Result<()> {
         let name = self.name(account);
         let doing = |what: &str| format!("{what} the role {name}");
@@ -128,20 +128,20 @@ impl Profile {
         Ok(())
     }
 
-    /// The stack of CloudFormation that made it, where one did.
+    /// Returns the CloudFormation stack that created the role, if any.
     pub(crate) async fn stack(&self, account: &Account) -> anyhow::Result<Option<String>> {
         let Some(role) = find(account, &self.name(account)).await? else { return Ok(None) };
         Ok(role.tags().iter().find(|t| t.key() == tag::STACK).map(|t| t.value().to_owned()))
     }
 
-    /// Whether there is anything left of it.
+    /// Returns whether the role or its profile exists.
     pub(crate) async fn is_there(&self, account: &Account) -> anyhow::Result<bool> {
         let name = self.name(account);
         Ok(find(account, &name).await?.is_some() || profile(account, &name).await?.is_some())
     }
 }
 
-/// The names of all roles of ours that there are, also for models that nobody serves any more.
+/// Returns the names of all roles of the installation, including those for removed models.
 pub(crate) async fn all(account: &Account) -> anyhow::Result<Vec<String>> {
     let scope = scope(account);
     let (workers, web) = (scope.regional("worker-"), scope.profile(&Profile::Web));
@@ -157,7 +157,7 @@ pub(crate) async fn all(account: &Account) -> anyhow::Result<Vec<String>> {
     Ok(ours)
 }
 
-/// Takes profile and role away, or what an interrupted run left of them.
+/// Deletes a profile and its role, or what an interrupted run left of them.
 pub(crate) async fn delete(account: &Account, name: &str) -> anyhow::Result<()> {
     let iam = &account.iam;
     let failed = |what: &str| format!("deleting {what} {name}");
@@ -186,16 +186,15 @@ fn scope(account: &Account) -> policies::Scope {
     policies::Scope::of(&account.settings, &account.id, &account.region)
 }
 
-/// A profile is visible to EC2 late; the launch is tried again for so long while it says that there
-/// is none.
+/// How long a launch is retried while EC2 does not see a new profile yet.
 pub(crate) const PROFILE_VISIBLE_WITHIN: Duration = Duration::from_secs(120);
 
 fn tags(account: &Account) -> anyhow::Result<Vec<Tag>> {
     Ok(vec![Tag::builder().key(tag::INSTALLATION).value(account.prefix()).build()?])
 }
 
-/// The role of this name, if there is one. One that is there and not ours is an error: it must not
-/// be changed.
+/// Returns the role with this name, if it exists. It is an error if it belongs to another
+/// installation, since it must not be changed.
 async fn find(account: &Account, name: &str) -> anyhow::Result<Option<Described>> {
     let role = described(account, name).await?;
     let is_free = role.as_ref().is_none_or(|role| is_ours(account, role));
@@ -217,15 +216,15 @@ fn is_ours(account: &Account, role: &Described) -> bool {
     role.tags().iter().any(|t| t.key() == tag::INSTALLATION && t.value() == account.prefix())
 }
 
-/// Whether a role has the boundary that is set. One that has a boundary although none is set keeps
-/// it: somebody put it there.
+/// Returns whether a role has the configured boundary. If none is configured, any boundary is kept,
+/// since it was set on purpose.
 fn is_bounded(account: &Account, role: &Described) -> bool {
     let set = account.settings.setup.permissions_boundary.as_deref();
     let boundary = role.permissions_boundary().and_then(|boundary| boundary.permissions_boundary_arn());
     set.is_none() || boundary == set
 }
 
-/// The roles of the instance profile of this name, if there is one.
+/// Returns the roles of the instance profile with this name, if it exists.
 async fn profile(account: &Account, name: &str) -> anyhow::Result<Option<Vec<String>>> {
     match account.iam.get_instance_profile().instance_profile_name(name).send().await {
         Ok(found) => {
@@ -239,7 +238,7 @@ async fn profile(account: &Account, name: &str) -> anyhow::Result<Option<Vec<Str
     }
 }
 
-/// IAM answers with documents in the encoding of URLs.
+/// Decodes a document of IAM, which is URL-encoded.
 fn read_document(text: &str) -> Option<Value> {
     let decoded = percent_encoding::percent_decode_str(text).decode_utf8().ok()?;
     serde_json::from_str(&decoded).ok()

@@ -1,7 +1,6 @@
-//! The image that the workers are launched from: a machine is launched, gets the archive, passes a
-//! test of itself, powers off and becomes an image. The digest of the archive and the system's
-//! image are tagged on it, so that one that was baked before is found again, and a run that was
-//! interrupted goes on where it ended.
+//! Bakes the image of the workers: a machine is launched, unpacks the archive, passes its
+//! self-test, powers off and becomes an image. The image is tagged with the digest of the archive
+//! and the base image, so that an existing image is found again, and an interrupted run continues.
 
 use std::time::Duration;
 
@@ -19,31 +18,31 @@ use super::{
     scripts,
 };
 
-/// The digest of the archive that an image, or a machine, was made from.
+/// The tag with the digest of the archive from which an image or a machine was made.
 pub(crate) const BUNDLE_TAG: &str = "eirs:bundle";
-/// The system's image that it was made on.
+/// The tag with the base image.
 pub(crate) const BASE_TAG: &str = "eirs:base-image";
 
-/// A machine must have tested itself and powered off by then, and an image must be made by then.
+/// Time limits for a machine to pass its self-test and power off, and for an image to be created.
 pub(crate) const BAKED_WITHIN: Duration = Duration::from_secs(20 * 60);
 const IMAGED_WITHIN: Duration = Duration::from_secs(40 * 60);
 
-/// An image of ours.
+/// An image of the installation.
 #[derive(Debug, Clone)]
 pub(crate) struct Baked {
     pub(crate) image: Image,
     pub(crate) name: String,
     pub(crate) is_available: bool,
-    /// EC2 could not make it, and never will.
+    /// Whether EC2 failed to create it.
     pub(crate) has_failed: bool,
     pub(crate) made_at: String,
     pub(crate) bundle: Option<String>,
     pub(crate) base: Option<String>,
-    /// The copies of its disks, which cost.
+    /// The snapshots of its disks, which cost money.
     pub(crate) snapshots: Vec<String>,
 }
 
-/// Where and from what to bake.
+/// The parameters of baking.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Oven<'a> {
     pub(crate) bundle: &'a Bundle,
@@ -52,7 +51,7 @@ pub(crate) struct Oven<'a> {
     pub(crate) group: &'a str,
 }
 
-/// The images of the installation, the newest first.
+/// Returns the images of the installation, newest first.
 pub(crate) async fn all(account: &Account) -> anyhow::Result<Vec<Baked>> {
     let ours = Filter::builder().name(format!("tag:{}", tag::INSTALLATION)).values(account.prefix()).build();
     let found = account.ec2.describe_images().owners("self").filters(ours).send().await;
@@ -87,7 +86,7 @@ pub(crate) async fn all(account: &Account) -> anyhow::Result<Vec<Baked>> {
     Ok(images)
 }
 
-/// The image that is made from this archive on this system's image, if there is one.
+/// Returns the image of this archive on this base image, if it exists.
 pub(crate) async fn of_bundle(account: &Account, digest: &str, base: &str) -> anyhow::Result<Option<Baked>> {
     let is_it =
         |image: &Baked| image.bundle.as_deref() == Some(digest) && image.base.as_deref() == Some(base);
@@ -95,8 +94,7 @@ pub(crate) async fn of_bundle(account: &Account, digest: &str, base: &str) -> an
 }
 
 impl Oven<'_> {
-    /// Twelve digits of a digest are enough to tell the archives of one installation apart; what
-    /// they are unpacked on counts, too.
+    /// Returns a digest of the archive, of which twelve digits are enough, and of the base image.
     fn digest(&self) -> String {
         format!("{}-{}", &self.bundle.digest[..12], self.base.id.trim_start_matches("ami-"))
     }
@@ -110,7 +108,7 @@ impl Oven<'_> {
             && builder.tag(BASE_TAG) == Some(self.base.id.as_str())
     }
 
-    /// Bakes the image, or finds it; `tell` hears what is going on.
+    /// Bakes the image, or finds an existing one; `tell` is called with each step.
     pub(crate) async fn bake(&self, account: &Account, tell: &dyn Fn(&str)) -> anyhow::Result<Image> {
         let id = match of_bundle(account, &self.bundle.digest, &self.base.id).await? {
             Some(baked) if !baked.has_failed => baked.image.id,
@@ -133,7 +131,7 @@ impl Oven<'_> {
         let builder = self.builder(account, tell).await?;
         tell(&format!("waiting for {builder} to install and test it"));
         if let Err(error) = self.wait_for_builder(account, &builder).await {
-            // It would only cost; what it had to say is said.
+            // The machine would only cost money; its report has been read.
             instances::terminate(account, std::slice::from_ref(&builder)).await?;
             scripts::forget_report(account, &self.name()).await?;
             return Err(error);
@@ -153,7 +151,7 @@ impl Oven<'_> {
         made.image_id.context("EC2 made an image without an id")
     }
 
-    /// The machine that is baked: the one of an interrupted run, or a new one.
+    /// Returns the machine to bake: that of an interrupted run, or a new one.
     async fn builder(&self, account: &Account, tell: &dyn Fn(&str)) -> anyhow::Result<String> {
         let builders = instances::all(account, Some(tag::BUILDER)).await?;
         let (usable, stale): (Vec<_>, Vec<_>) =
@@ -201,7 +199,7 @@ impl Oven<'_> {
         Ok(())
     }
 
-    /// What baking needed and nothing else does.
+    /// Deletes resources that only baking needs.
     async fn clear(&self, account: &Account) -> anyhow::Result<()> {
         let builders = instances::all(account, Some(tag::BUILDER)).await?;
         instances::terminate(account, &builders.into_iter().map(|builder| builder.id).collect::<Vec<_>>())
@@ -233,7 +231,7 @@ async fn wait_for(account: &Account, id: &str) -> anyhow::Result<Image> {
     }
 }
 
-/// Takes an image away, and the copies of its disks.
+/// Deletes an image and its snapshots.
 pub(crate) async fn delete(account: &Account, baked: &Baked) -> anyhow::Result<()> {
     let (id, ec2) = (&baked.image.id, &account.ec2);
     let gone = ec2.deregister_image().image_id(id).send().await;
@@ -241,8 +239,7 @@ pub(crate) async fn delete(account: &Account, baked: &Baked) -> anyhow::Result<(
     delete_snapshots(account, &baked.snapshots).await
 }
 
-/// Takes those images away that no machine is of, but for the newest `kept` of them and those that
-/// are named.
+/// Deletes the images without machines, except the newest `kept` of them and those in `named`.
 pub(crate) async fn prune(account: &Account, kept: usize, named: &[&str]) -> anyhow::Result<Vec<String>> {
     let used = instances::all(account, None).await?;
     let is_free = |baked: &Baked| {
@@ -258,8 +255,8 @@ pub(crate) async fn prune(account: &Account, kept: usize, named: &[&str]) -> any
     Ok(gone)
 }
 
-/// Copies of disks that are tagged ours; those whose image an interrupted run took away already are
-/// left.
+/// Returns the snapshots with the installation's tag, including those of images that an interrupted
+/// run deleted.
 pub(crate) async fn snapshots(account: &Account) -> anyhow::Result<Vec<String>> {
     let ours = Filter::builder().name(format!("tag:{}", tag::INSTALLATION)).values(account.prefix()).build();
     let found = account.ec2.describe_snapshots().owner_ids("self").filters(ours).send().await;
@@ -267,7 +264,7 @@ pub(crate) async fn snapshots(account: &Account) -> anyhow::Result<Vec<String>> 
     Ok(found.snapshots().iter().filter_map(|snapshot| snapshot.snapshot_id.clone()).collect())
 }
 
-/// Takes copies of disks away.
+/// Deletes snapshots.
 pub(crate) async fn delete_snapshots(account: &Account, ids: &[String]) -> anyhow::Result<()> {
     for id in ids {
         let deleted = account.ec2.delete_snapshot().snapshot_id(id).send().await;

@@ -1,5 +1,5 @@
-//! The instances of an installation, whatever they are for: found by their tags, watched until they
-//! are in a state, taken away.
+//! Finds the instances of an installation by their tags, waits for their states, and terminates
+//! them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,18 +16,18 @@ pub(crate) struct Instance {
     pub(crate) id: String,
     pub(crate) state: State,
     pub(crate) image: String,
-    /// The name of its instance profile.
+    /// The name of the instance profile.
     pub(crate) profile: Option<String>,
     pub(crate) kind: String,
     pub(crate) zone: String,
-    /// The name by which the world finds it, where it has one.
+    /// The public DNS name, if it has one.
     pub(crate) address: Option<String>,
     /// `x86_64` or `arm64`.
     pub(crate) architecture: String,
     pub(crate) launched: DateTime<Utc>,
-    /// Why and when it went into its state, in EC2's words.
+    /// The reason and time of the last change of state, in EC2's words.
     pub(crate) transition: Option<String>,
-    /// Why it ended, where EC2 says so: a code and a sentence.
+    /// The reason for its end, if EC2 gives one: a code and a sentence.
     pub(crate) reason: Option<String>,
     pub(crate) tags: BTreeMap<String, String>,
 }
@@ -62,38 +62,38 @@ impl Instance {
         })
     }
 
-    /// The value of a tag.
+    /// Returns the value of a tag.
     pub(crate) fn tag(&self, key: &str) -> Option<&str> {
         self.tags.get(key).map(String::as_str)
     }
 
-    /// Whether the controller has it.
+    /// Returns whether the instance belongs to the controller.
     pub(crate) fn is_handed_over(&self) -> bool {
         self.tag(tag::HANDED_OVER) == Some(tag::YES)
     }
 
-    /// Whether it is there and will not go by itself.
+    /// Returns whether the instance exists and is not being terminated.
     pub(crate) fn exists(&self) -> bool {
         !matches!(self.state, State::ShuttingDown | State::Terminated)
     }
 }
 
-/// All instances of the installation that exist, by id; of one role, if one is named. One that is
-/// being terminated does not.
+/// Returns all existing instances of the installation, by id; only those of one role, if given.
+/// Instances that are being terminated are omitted.
 pub(crate) async fn all(account: &Account, role: Option<&str>) -> anyhow::Result<Vec<Instance>> {
     let mut instances = described(account, role).await?;
     instances.retain(Instance::exists);
     Ok(instances)
 }
 
-/// The same, with those that are being terminated or were lately.
+/// The same, including instances that are being terminated, or were terminated recently.
 pub(crate) async fn described(account: &Account, role: Option<&str>) -> anyhow::Result<Vec<Instance>> {
     let filter = |key: &str, value: &str| Filter::builder().name(format!("tag:{key}")).values(value).build();
     let mut call = account.ec2.describe_instances().filters(filter(tag::INSTALLATION, account.prefix()));
     if let Some(role) = role {
         call = call.filters(filter(tag::ROLE, role));
     }
-    // As many as EC2 gives at once.
+    // The maximum page size of EC2.
     let mut reservations = call.max_results(1000).into_paginator().items().send();
     let mut instances = Vec::new();
     while let Some(reservation) = reservations.next().await {
@@ -104,15 +104,15 @@ pub(crate) async fn described(account: &Account, role: Option<&str>) -> anyhow::
     Ok(instances)
 }
 
-/// Tags for something that is made, beside the installation's own.
+/// Returns tags for a new resource, including that of the installation.
 pub(crate) fn tags(account: &Account, kind: ResourceType, tags: &[(&str, &str)]) -> TagSpecification {
     let own = [(tag::INSTALLATION, account.prefix())];
     let all = own.iter().chain(tags).map(|(key, value)| Tag::builder().key(*key).value(*value).build());
     TagSpecification::builder().resource_type(kind).set_tags(Some(all.collect())).build()
 }
 
-/// Waits until each of these instances is in the state, at most so long; answers them as they are
-/// then. One that ends before it gets there is an error.
+/// Waits until all these instances are in the state; returns them. Fails after a time limit, or if
+/// an instance ends before.
 pub(crate) async fn wait_for(
     account: &Account,
     ids: &[String],
@@ -147,9 +147,9 @@ pub(crate) async fn wait_for(
     }
 }
 
-/// Why an instance ended, in EC2's words and in ours. One whose disk is encrypted with a key that
-/// EC2 may not use goes from pending to terminated with no more than `Client.InternalError` (EBS
-/// user guide, "Troubleshoot", read on 2026-11-29).
+/// Returns the reason why an instance ended. If EC2 may not use the key of an encrypted disk, the
+/// instance changes from pending to terminated with only `Client.InternalError` (EBS user guide,
+/// "Troubleshoot", read on 2026-11-29).
 fn because(instance: &Instance) -> String {
     let Some(reason) = &instance.reason else { return String::new() };
     let hint = if reason.contains("Client.InternalError") {
@@ -161,14 +161,14 @@ fn because(instance: &Instance) -> String {
     format!(" ({reason}){hint}")
 }
 
-/// Tags instances that exist.
+/// Adds tags to instances.
 pub(crate) async fn set_tags(account: &Account, ids: &[String], tags: &[(&str, &str)]) -> anyhow::Result<()> {
     let tags = tags.iter().map(|(key, value)| Tag::builder().key(*key).value(*value).build()).collect();
     let call = account.ec2.create_tags().set_resources(Some(ids.to_vec())).set_tags(Some(tags));
     call.send().await.map(|_| ()).map_err(|error| aws::error("tagging instances", &error).into())
 }
 
-/// Gives instances another instance profile; those that run get its credentials within minutes.
+/// Replaces the instance profile of instances; running ones get new credentials within minutes.
 pub(crate) async fn set_profile(account: &Account, ids: &[String], name: &str) -> anyhow::Result<()> {
     let these = Filter::builder().name("instance-id").set_values(Some(ids.to_vec())).build();
     let call = account.ec2.describe_iam_instance_profile_associations().filters(these);
@@ -184,7 +184,7 @@ pub(crate) async fn set_profile(account: &Account, ids: &[String], name: &str) -
     Ok(())
 }
 
-/// Tells instances to start.
+/// Starts instances.
 pub(crate) async fn start(account: &Account, ids: &[String]) -> anyhow::Result<()> {
     if ids.is_empty() {
         return Ok(());
@@ -193,7 +193,7 @@ pub(crate) async fn start(account: &Account, ids: &[String]) -> anyhow::Result<(
     started.map(|_| ()).map_err(|error| aws::error("starting instances", &error).into())
 }
 
-/// Tells instances to stop.
+/// Stops instances.
 pub(crate) async fn stop(account: &Account, ids: &[String]) -> anyhow::Result<()> {
     if ids.is_empty() {
         return Ok(());
@@ -202,7 +202,7 @@ pub(crate) async fn stop(account: &Account, ids: &[String]) -> anyhow::Result<()
     stopped.map(|_| ()).map_err(|error| aws::error("stopping instances", &error).into())
 }
 
-/// Tells instances to go for good. Their disks go with them.
+/// Terminates instances and deletes their disks.
 pub(crate) async fn terminate(account: &Account, ids: &[String]) -> anyhow::Result<()> {
     if ids.is_empty() {
         return Ok(());
@@ -233,7 +233,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_instance_that_ended_says_why_and_what_a_key_has_to_do_with_it() {
+    fn the_reason_of_an_end_is_shown_with_a_hint_about_the_key() {
         let state = types::InstanceState::builder().name(State::Terminated).build();
         let instance = |code: &str, message: &str| {
             let reason = types::StateReason::builder().code(code).message(message).build();
@@ -241,7 +241,7 @@ pub(crate) mod tests {
                 types::Instance::builder().instance_id("i-1").state(state.clone()).state_reason(reason);
             because(&Instance::of(&described.build()).expect("an instance"))
         };
-        // As EC2 says it: the code is part of the message.
+        // As in EC2's response: the code is part of the message.
         let key = instance("Client.InternalError", "Client.InternalError: Client error on launch");
         assert!(
             key.starts_with(" (Client.InternalError: Client error on launch); ")

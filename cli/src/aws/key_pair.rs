@@ -1,5 +1,5 @@
-//! The key pair for logging in. Its private half is returned once, at its creation: it is on the
-//! disk before anything else can fail, and a key in use is never created again.
+//! The key pair for logins. Its private key is returned only once, when it is created, so it is
+//! written to disk at once, and an existing key pair is never created again.
 
 use std::{
     fs::OpenOptions,
@@ -14,20 +14,20 @@ use eirs_platform::aws::{self, tag};
 
 use super::Account;
 
-/// What kind of key it is.
+/// The type of the key.
 pub(crate) const KIND: KeyType = KeyType::Ed25519;
 
-/// What it is called.
+/// Returns the name of the key pair.
 pub(crate) fn name(prefix: &str) -> String {
     format!("{prefix}-key")
 }
 
-/// Where its private half is written: here, under a name that includes the installation.
+/// Returns the path of the private key: in this folder, with the installation in its name.
 pub(crate) fn file(account: &Account) -> PathBuf {
     PathBuf::from(format!("{}-{}.pem", account.prefix(), account.region))
 }
 
-/// Whether there is one of this name. One that is not ours is an error.
+/// Returns whether the key pair exists. It is an error if it belongs to another installation.
 pub(crate) async fn is_there(account: &Account) -> anyhow::Result<bool> {
     let name = name(account.prefix());
     let found = match account.ec2.describe_key_pairs().key_names(&name).send().await {
@@ -46,8 +46,8 @@ pub(crate) async fn is_there(account: &Account) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Makes it where there is none, and writes its private half to `file`, which must not be there
-/// yet.
+/// Creates the key pair if it does not exist, and writes the private key to `file`, which must not
+/// exist.
 pub(crate) async fn ensure(account: &Account, file: &Path) -> anyhow::Result<()> {
     if is_there(account).await? {
         return Ok(());
@@ -79,7 +79,7 @@ async fn make(account: &Account) -> anyhow::Result<String> {
     made.key_material.context("EC2 returned no private key")
 }
 
-/// Takes it away. The file stays its owner's.
+/// Deletes the key pair, but not the file.
 pub(crate) async fn delete(account: &Account) -> anyhow::Result<()> {
     let name = name(account.prefix());
     let deleted = account.ec2.delete_key_pair().key_name(&name).send().await;

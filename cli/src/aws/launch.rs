@@ -1,4 +1,4 @@
-//! Launches instances, all alike but for what they are for.
+//! Launches instances, which differ only in their purpose.
 
 use aws_sdk_ec2::types::{
     BlockDeviceMapping, CreditSpecificationRequest, EbsBlockDevice, IamInstanceProfileSpecification,
@@ -20,19 +20,19 @@ use super::{
     network::Subnet,
 };
 
-/// What to launch.
+/// The parameters of a launch.
 #[derive(Debug, Clone)]
 pub(crate) struct Launch<'a> {
-    /// What it is for: the tag [`tag::ROLE`].
+    /// The purpose: the tag [`tag::ROLE`].
     pub(crate) purpose: &'a str,
     pub(crate) image: &'a Image,
     pub(crate) kind: &'a str,
     pub(crate) subnet: &'a str,
     pub(crate) group: &'a str,
-    /// Whose permissions it gets; a machine that an image is baked from needs none.
+    /// The permissions; a machine from which an image is baked needs none.
     pub(crate) profile: Option<Profile>,
     pub(crate) user_data: Option<String>,
-    /// Further tags.
+    /// Additional tags.
     pub(crate) tags: &'a [(&'a str, &'a str)],
     pub(crate) count: u32,
 }
@@ -41,14 +41,14 @@ pub(crate) struct Launch<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Image {
     pub(crate) id: String,
-    /// The name of its first disk, such as `/dev/sda1`, ...
+    /// The device name of the root disk, such as `/dev/sda1`.
     pub(crate) root_device: String,
-    /// ... and its size in GiB, if the image has it. A disk cannot be smaller.
+    /// The size of the root disk in GiB, if the image has it. A disk cannot be smaller.
     pub(crate) root_gib: Option<u32>,
 }
 
 impl Launch<'_> {
-    /// Launches them in the first of these subnets whose zone has capacity.
+    /// Launches the instances in the first of these subnets whose zone has capacity.
     pub(crate) async fn run_in_one_of(
         &self,
         account: &Account,
@@ -64,14 +64,12 @@ impl Launch<'_> {
         Err(refused)
     }
 
-    /// Launches them; answers their ids. Fewer than were asked for is no answer: it is all or
-    /// nothing.
+    /// Launches the instances and returns their ids. It launches either all or none.
     pub(crate) async fn run(&self, account: &Account) -> eirs_platform::Result<Vec<String>> {
         let deadline = Instant::now() + PROFILE_VISIBLE_WITHIN;
         loop {
             match self.call(account).await {
-                // A profile that was made just now is seen late; this and nothing else is tried
-                // again.
+                // Only this error is retried: a new profile is visible after a delay.
                 Err(error) if names_the_profile(&error) && Instant::now() < deadline => {
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
@@ -98,7 +96,7 @@ impl Launch<'_> {
             .key_name(key_pair::name(account.prefix()))
             .set_iam_instance_profile(profile)
             .metadata_options(ec2::metadata_options())
-            // One that powers itself off is parked, not lost.
+            // A machine that powers itself off is parked, not lost.
             .instance_initiated_shutdown_behavior(ShutdownBehavior::Stop)
             .block_device_mappings(self.disk(account))
             .set_credit_specification(self.credits(account))
@@ -109,9 +107,9 @@ impl Launch<'_> {
         Ok(made.instances().iter().filter_map(|instance| instance.instance_id.clone()).collect())
     }
 
-    /// The disk goes with its instance: nothing worth keeping is on it. It is encrypted whatever
-    /// the image is, and if the image has no size, it is as large as the image. An image of an
-    /// encrypted disk is encrypted as its disk was.
+    /// Returns the disk, which is deleted with its instance, since it has nothing worth keeping. It
+    /// is encrypted whatever the image is. If the settings have no size, it is as large as the
+    /// image. An image of an encrypted disk has the same encryption as that disk.
     fn disk(&self, account: &Account) -> BlockDeviceMapping {
         let setup = &account.settings.setup;
         let size = Some(setup.disk_gib).filter(|size| *size > 0).max(self.image.root_gib);
@@ -125,7 +123,8 @@ impl Launch<'_> {
         BlockDeviceMapping::builder().device_name(&self.image.root_device).ebs(disk).build()
     }
 
-    /// Said of each, for an account can have another default; EC2 takes it of burstable types only.
+    /// Always explicit, since an account may have another default; EC2 accepts it only for
+    /// burstable types.
     fn credits(&self, account: &Account) -> Option<CreditSpecificationRequest> {
         let said = match account.settings.setup.cpu_credits {
             CpuCredits::Unlimited => "unlimited",

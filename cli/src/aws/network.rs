@@ -1,6 +1,6 @@
-//! Where the instances stand: subnets of one VPC, and a security group for each role. Workers let
-//! nobody in; web hosts let in uploads from the networks that were named, and nobody logs in unless
-//! a network of the operator's own was named.
+//! The network of the instances: subnets of one VPC, and a security group per role. Workers accept
+//! no connections. Web hosts accept uploads from the configured networks, and logins only from a
+//! network that the operator configured.
 
 use std::collections::BTreeMap;
 
@@ -19,14 +19,14 @@ use eirs_platform::{
 
 use super::{Account, iam::Role};
 
-/// What the groups say of themselves.
+/// The description of the security groups.
 pub(crate) const DESCRIPTION: &str = "EIRS";
 
 /// Subnets of one VPC.
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     pub(crate) vpc: String,
-    /// With the availability zone of each.
+    /// The subnets, each with its availability zone.
     pub(crate) subnets: Vec<Subnet>,
 }
 
@@ -41,8 +41,8 @@ fn filter(name: &str, value: impl Into<String>) -> Filter {
     Filter::builder().name(name).values(value).build()
 }
 
-/// The subnets of the settings, or those that a stack made for this installation, or those of the
-/// default VPC.
+/// Returns the configured subnets, or those that a stack created for this installation, or those of
+/// the default VPC.
 pub(crate) async fn find(account: &Account) -> anyhow::Result<Network> {
     let call = || account.ec2.describe_subnets();
     let found = match account.settings.setup.subnets.as_slice() {
@@ -81,7 +81,7 @@ async fn subnets(call: DescribeSubnetsFluentBuilder) -> anyhow::Result<Vec<Descr
 }
 
 impl Network {
-    /// The subnets in whose zones there are instances of this type at all.
+    /// Returns the subnets whose zones offer this instance type.
     pub(crate) async fn offering(&self, account: &Account, kind: &str) -> anyhow::Result<Vec<Subnet>> {
         let call =
             account.ec2.describe_instance_type_offerings().location_type(LocationType::AvailabilityZone);
@@ -100,15 +100,15 @@ impl Network {
     }
 }
 
-/// The security group of a role.
+/// Returns the name of a role's security group.
 pub(crate) fn group_name(prefix: &str, role: Role) -> String {
     format!("{prefix}-{}", role.word())
 }
 
-/// What a group lets in: for each port the networks.
+/// The networks that a group allows, by port.
 pub(crate) type Doors = BTreeMap<u16, Vec<String>>;
 
-/// What the group of a role should let in.
+/// Returns the ports and networks that a role's group should allow.
 pub(crate) fn doors(settings: &Settings, role: Role) -> Doors {
     let setup = &settings.setup;
     let mut doors = Doors::new();
@@ -122,7 +122,7 @@ pub(crate) fn doors(settings: &Settings, role: Role) -> Doors {
     doors
 }
 
-/// Our groups that are there.
+/// Returns the existing groups of the installation.
 pub(crate) async fn groups(account: &Account) -> anyhow::Result<Vec<SecurityGroup>> {
     let call = account.ec2.describe_security_groups();
     let found = call.filters(filter(&format!("tag:{}", tag::INSTALLATION), account.prefix())).send().await;
@@ -130,13 +130,13 @@ pub(crate) async fn groups(account: &Account) -> anyhow::Result<Vec<SecurityGrou
     Ok(found.security_groups.unwrap_or_default())
 }
 
-/// The group of a role, if it is there.
+/// Returns the group of a role, if it exists.
 pub(crate) async fn group(account: &Account, role: Role) -> anyhow::Result<Option<SecurityGroup>> {
     let name = group_name(account.prefix(), role);
     Ok(groups(account).await?.into_iter().find(|group| group.group_name() == Some(&name)))
 }
 
-/// Makes the group of a role, and opens and closes what should be; answers its id.
+/// Creates or updates the group of a role; returns its id.
 pub(crate) async fn ensure_group(account: &Account, network: &Network, role: Role) -> anyhow::Result<String> {
     let name = group_name(account.prefix(), role);
     let found = group(account, role).await?;
@@ -171,8 +171,7 @@ async fn make_group(account: &Account, network: &Network, name: &str) -> anyhow:
     made.group_id.context("EC2 made a group without an id")
 }
 
-/// What a group lets in, as far as it is single ports; whatever else somebody opened is shown as
-/// port 0.
+/// Returns the single ports that a group allows; any other rule appears as port 0.
 pub(crate) fn open_doors(group: &SecurityGroup) -> Doors {
     let mut doors = Doors::new();
     for permission in group.ip_permissions() {
@@ -188,8 +187,8 @@ pub(crate) fn open_doors(group: &SecurityGroup) -> Doors {
     doors
 }
 
-/// The doors of `all` that `others` do not have. What is not of a single port is none of ours to
-/// close.
+/// Returns the ports and networks in `all` that `others` lacks. Rules that are not for a single
+/// port are not changed.
 fn without(all: &Doors, others: &Doors) -> Doors {
     let left = all.iter().filter(|(port, _)| **port != 0).map(|(port, networks)| {
         let known = others.get(port).map_or(&[][..], Vec::as_slice);
@@ -211,7 +210,7 @@ fn permission(port: u16, networks: &[String]) -> IpPermission {
     permission.build()
 }
 
-/// Takes a group away. It can be deleted when nothing uses it any more.
+/// Deletes a group, which must not be in use.
 pub(crate) async fn delete_group(account: &Account, group: &SecurityGroup) -> anyhow::Result<()> {
     let (id, name) = (group.group_id().unwrap_or_default(), group.group_name().unwrap_or_default());
     let deleted = account.ec2.delete_security_group().group_id(id).send().await;
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_opened_and_closed() {
+    fn only_differences_are_opened_and_closed() {
         let is = doors(&[(22, &["10.0.0.0/8"]), (8000, &["1.0.0.0/8", "2.0.0.0/8"]), (0, &["0.0.0.0/0"])]);
         let should = doors(&[(8000, &["2.0.0.0/8", "3.0.0.0/8"])]);
         assert_eq!(without(&is, &should), doors(&[(22, &["10.0.0.0/8"]), (8000, &["1.0.0.0/8"])]));
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_group_lets_in_is_read_as_it_is_written() {
+    fn the_rules_of_a_group_are_read_back() {
         let group = SecurityGroup::builder()
             .ip_permissions(permission(8000, &["10.0.0.0/8".into(), "::/0".into()]))
             .build();

@@ -1,6 +1,6 @@
-//! The machines of a pool: launched from the image, seen to come up and to be reached, stopped, and
-//! handed over to the controller. What was not handed over belongs to a run of setup, this one or
-//! one that was interrupted.
+//! The machines of a pool: launched from the image, checked until they run and are reachable,
+//! stopped, and handed over to the controller. A machine that was not handed over belongs to a run
+//! of setup, this one or an interrupted one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,44 +24,44 @@ use super::{
     network::Subnet,
 };
 
-/// The number that is launched at once: a new account may run five virtual cores at a time, and
-/// those that are parked do not count.
+/// Maximum number of machines that are launched at once: a new account may run five vCPUs at a
+/// time; stopped machines do not count.
 const WAVE: u32 = 4;
-/// A machine must run by then, ...
+/// Time limit for a machine to run.
 const RUNS_WITHIN: Duration = Duration::from_secs(180);
-/// ... and its SSM agent must be heard by then: about one of two hundred never is.
+/// Time limit for its SSM agent to register, which about one in two hundred never does.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(300);
-/// An order is described by then.
+/// Time limit until EC2 describes the effect of a call.
 const SEEN_WITHIN: Duration = Duration::from_secs(60);
 const STOPS_WITHIN: Duration = Duration::from_secs(600);
-/// After this number of machines in a row that come to nothing it gives up.
+/// Number of consecutive failed machines after which setup gives up.
 const FAILURES: u32 = 5;
 
-/// A pool as it should be, and what there is of it.
+/// The desired state of a pool, and its machines.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
     pub(crate) name: String,
-    /// The model that it serves.
+    /// The model that the pool serves.
     pub(crate) model: String,
-    /// How many machines it should have.
+    /// The desired number of machines.
     pub(crate) wanted: u32,
     pub(crate) machines: Vec<Instance>,
-    /// The controller's own, which it launches when the others do not suffice and terminates when
-    /// nobody needs them. They are in nobody's count.
+    /// Machines that the controller launched because the others did not suffice, and terminates
+    /// when they are no longer needed. They are not counted.
     pub(crate) launched: Vec<Instance>,
 }
 
-/// What a policy says of its pool.
+/// The part of a policy about the size of its pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) max: u32,
     pub(crate) model: String,
 }
 
-/// The pools by their names.
+/// The pools by name.
 pub(crate) type Sizes = BTreeMap<String, Size>;
 
-/// Where machines are launched.
+/// The parameters of launches.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub(crate) image: &'a Image,
@@ -69,8 +69,8 @@ pub(crate) struct Place<'a> {
     pub(crate) group: &'a str,
 }
 
-/// The pools of the policies, each with its machines; and those of pools that no policy has any
-/// more, which should have none.
+/// Returns the pools of the policies with their machines, and pools without a policy, which should
+/// have no machines.
 pub(crate) async fn all(account: &Account, sizes: &Sizes) -> anyhow::Result<Vec<Pool>> {
     let empty = |name: &str, size: &Size| Pool {
         name: name.to_owned(),
@@ -93,18 +93,18 @@ pub(crate) async fn all(account: &Account, sizes: &Sizes) -> anyhow::Result<Vec<
     Ok(pools.into_values().collect())
 }
 
-/// What would be done about a pool.
+/// The planned changes of a pool.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changes {
-    /// Machines to launch.
+    /// Number of machines to launch.
     pub(crate) missing: u32,
-    /// Machines of an interrupted run that are finished.
+    /// Machines of an interrupted run, which are completed.
     pub(crate) unfinished: Vec<String>,
-    /// Machines of another image that the controller has: an update replaces them.
+    /// Machines of the controller with another image, which an update replaces.
     pub(crate) outdated: Vec<String>,
-    /// Machines of another image that it has not: they are of no use.
+    /// Other machines with another image, which are useless.
     pub(crate) strays: Vec<String>,
-    /// Parked machines beyond what the policy allows, which only cost.
+    /// Parked machines beyond the maximum of the policy, which only cost money.
     pub(crate) surplus: Vec<String>,
 }
 
@@ -115,8 +115,8 @@ impl Changes {
 }
 
 impl Pool {
-    /// What must be done, given the image that the machines should be of; without one yet, all that
-    /// is there is outdated.
+    /// Returns the required changes, given the current image; if it does not exist yet, all
+    /// machines are outdated.
     pub(crate) fn changes(&self, image: Option<&Image>) -> Changes {
         let mut changes = Changes::default();
         let is_current = |machine: &&Instance| image.is_some_and(|image| machine.image == image.id);
@@ -136,22 +136,22 @@ impl Pool {
         changes
     }
 
-    /// Whose permissions its machines have.
+    /// Returns the profile of its machines.
     fn profile(&self) -> Profile {
         Profile::Worker(self.model.clone())
     }
 
-    /// Its machines that may do what those of another model may: its policy was changed.
+    /// Returns machines with the permissions of another model, because the policy was changed.
     pub(crate) fn of_another_model(&self, account: &Account) -> Vec<String> {
         let should = self.profile().name(account);
-        // Of a pool without a policy nobody knows the model.
+        // The model of a pool without a policy is unknown.
         let all = self.machines.iter().chain(&self.launched).filter(|_| self.wanted > 0);
         let others = all.filter(|it| it.profile.as_ref().is_some_and(|profile| *profile != should));
         others.map(|machine| machine.id.clone()).collect()
     }
 
-    /// Makes the pool what it should be, but for machines of other images: an update replaces
-    /// those.
+    /// Makes the pool what it should be, except for machines with other images, which an update
+    /// replaces.
     pub(crate) async fn ensure(
         &self,
         account: &Account,
@@ -180,7 +180,7 @@ impl Pool {
             tell(&format!("{}: launching {count} of {missing}", self.name));
             let launched = match self.launch(account, place, count, &[]).await {
                 Ok(launched) => launched,
-                // A limit of the account, or of a zone: fewer at once may do.
+                // A limit of the account or of a zone; smaller waves may succeed.
                 Err(Error::NoCapacity { why, .. }) if wave > 1 => {
                     wave = 1;
                     tell(&format!("{}: {why}; one at a time", self.name));
@@ -206,7 +206,7 @@ impl Pool {
         Ok(self.now(account).await?.changes(Some(image)).missing)
     }
 
-    /// The same pool with the machines that it has now.
+    /// Returns the same pool with its current machines.
     pub(crate) async fn now(&self, account: &Account) -> anyhow::Result<Self> {
         let sizes =
             BTreeMap::from([(self.name.clone(), Size { max: self.wanted, model: self.model.clone() })]);
@@ -214,8 +214,8 @@ impl Pool {
         Ok(now.unwrap_or_else(|| Self { machines: Vec::new(), launched: Vec::new(), ..self.clone() }))
     }
 
-    /// Takes parked machines from the controller, and then away. One that it has started meanwhile
-    /// stays.
+    /// Takes parked machines back from the controller and terminates them. A machine that the
+    /// controller has started meanwhile stays.
     pub(crate) async fn take_away(
         &self,
         account: &Account,
@@ -256,12 +256,12 @@ impl Pool {
         let known =
             known.map_err(|error| Error::unavailable("listing the instances", format!("{error:#}")))?;
         let mut subnets: Vec<_> = place.subnets.iter().collect();
-        // Where the fewest are: a zone that runs dry takes as few as possible with it.
+        // Zones with the fewest machines first, so that a zone without capacity affects few.
         subnets.sort_by_key(|subnet| known.iter().filter(|machine| machine.zone == subnet.zone).count());
         let mut launched = Vec::new();
         let (mut refused, mut dry) = (None, BTreeSet::new());
         for number in 0..count as usize {
-            // From zone to zone; one that has no capacity is passed over from then on.
+            // Alternates between zones; a zone without capacity is skipped from then on.
             let round = subnets.iter().cycle().skip(number % subnets.len()).take(subnets.len());
             for subnet in round {
                 if dry.contains(&subnet.id) {
@@ -300,7 +300,7 @@ impl Pool {
         }
     }
 
-    /// Sees machines come up and be reached; returns those that are. The others are taken away.
+    /// Waits until machines run and are reachable, and returns them. The others are terminated.
     pub(crate) async fn come_up(
         &self,
         account: &Account,
@@ -328,7 +328,7 @@ impl Pool {
         Ok(reached)
     }
 
-    /// Stops machines that are proven, and hands them over to the controller.
+    /// Stops proven machines, and hands them over to the controller.
     pub(crate) async fn park(
         &self,
         account: &Account,
@@ -345,8 +345,8 @@ impl Pool {
     }
 }
 
-/// Starts what a run left that was interrupted: whether it comes up, and can be reached, nobody
-/// wrote down.
+/// Starts the machines of an interrupted run, since it is not recorded whether they come up and are
+/// reachable.
 pub(crate) async fn wake(account: &Account, ids: &[String]) -> anyhow::Result<()> {
     let machines = instances::all(account, Some(tag::WORKER)).await?;
     let asleep = machines.into_iter().filter(|machine| ids.contains(&machine.id));
@@ -354,7 +354,7 @@ pub(crate) async fn wake(account: &Account, ids: &[String]) -> anyhow::Result<()
     let asleep: Vec<_> = asleep.map(|machine| machine.id).collect();
     instances::wait_for(account, &asleep, &State::Stopped, STOPS_WITHIN).await?;
     instances::start(account, &asleep).await?;
-    // EC2 describes what was a moment ago. Who is still stopped after that did not start.
+    // EC2's description lags. A machine that is still stopped after this time has not started.
     let deadline = Instant::now() + SEEN_WITHIN;
     loop {
         let machines = instances::all(account, Some(tag::WORKER)).await?;
@@ -366,7 +366,7 @@ pub(crate) async fn wake(account: &Account, ids: &[String]) -> anyhow::Result<()
     }
 }
 
-/// Waits until SSM knows these machines; answers those that it knows in the end.
+/// Waits until SSM knows these machines, and returns those that it knows.
 async fn registered(account: &Account, ids: &[String]) -> anyhow::Result<Vec<String>> {
     let deadline = Instant::now() + REGISTERED_WITHIN;
     loop {
@@ -419,21 +419,21 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_that_is_as_it_should_be_is_left_alone_whatever_its_machines_do() {
+    fn a_complete_pool_is_unchanged_in_any_state_of_its_machines() {
         let machines = [State::Stopped, State::Running, State::Stopping];
         let machines = machines.into_iter().map(|state| machine("i", "new", state, true)).collect();
         assert!(changes(3, machines).is_nothing());
     }
 
     #[test]
-    fn what_is_missing_is_launched_and_what_was_begun_is_finished() {
+    fn missing_machines_are_launched_and_unfinished_ones_completed() {
         let begun = machine("i-2", "new", State::Running, false);
         let changes = changes(4, vec![machine("i-1", "new", State::Stopped, true), begun]);
         assert_eq!((changes.missing, changes.unfinished), (2, ids(&["i-2"])));
     }
 
     #[test]
-    fn machines_of_another_image_count_until_an_update_replaces_them_and_what_was_left_of_a_run_does_not() {
+    fn outdated_machines_count_until_they_are_replaced_but_strays_do_not() {
         let machines = vec![
             machine("i-1", "old", State::Stopped, true),
             machine("i-2", "old", State::Running, true),
@@ -442,11 +442,11 @@ mod tests {
         let changes = changes(3, machines);
         assert_eq!(changes.outdated, ids(&["i-1", "i-2"]));
         assert_eq!(changes.strays, ids(&["i-3"]));
-        assert_eq!(changes.missing, 1, "never more than the pool may have");
+        assert_eq!(changes.missing, 1, "never more than the maximum of the pool");
     }
 
     #[test]
-    fn only_parked_machines_are_a_surplus() {
+    fn only_parked_machines_are_surplus() {
         let machines = vec![
             machine("i-1", "new", State::Running, true),
             machine("i-2", "new", State::Stopped, true),

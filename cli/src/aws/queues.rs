@@ -1,5 +1,5 @@
-//! The queues that setup makes: jobs and dead letters of each model, and the reports. Those of
-//! answers are made by the web hosts themselves.
+//! The queues that setup creates: jobs and dead letters of each model, and reports. Response queues
+//! are created by the web hosts.
 
 use std::time::Duration;
 
@@ -15,18 +15,18 @@ use tokio::time::Instant;
 
 use super::{Account, LOOK_EVERY};
 
-/// SQS says a minute.
+/// Time until the name of a deleted queue can be used again; SQS documents a minute.
 const NAME_IS_FREE_WITHIN: Duration = Duration::from_secs(90);
 
-/// A queue as it should be.
+/// The desired state of a queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
-    /// Without the prefix.
+    /// The name without the prefix.
     pub(crate) name: String,
     pub(crate) options: QueueOptions,
 }
 
-/// In the order in which they can be made: dead letters before the jobs that may end there.
+/// Returns the queues in the order of creation: dead letters before the jobs that refer to them.
 pub(crate) fn wanted(settings: &Settings) -> Vec<Wanted> {
     let queue = &settings.queue;
     let of_model = |model: &String| {
@@ -44,7 +44,7 @@ pub(crate) fn wanted(settings: &Settings) -> Vec<Wanted> {
 }
 
 impl Wanted {
-    /// Whether it is there.
+    /// Returns whether the queue exists.
     pub(crate) async fn is_there(&self, account: &Account) -> anyhow::Result<bool> {
         match account.sqs.tags(&self.name).await {
             Ok(_) => Ok(true),
@@ -53,8 +53,7 @@ impl Wanted {
         }
     }
 
-    /// Makes it, or gives one that is there the options that it should have. A name that was
-    /// deleted is free again after a minute.
+    /// Creates or updates the queue. The name of a deleted queue can be used again after a minute.
     pub(crate) async fn ensure(&self, account: &Account, tell: &dyn Fn(&str)) -> anyhow::Result<()> {
         let deadline = Instant::now() + NAME_IS_FREE_WITHIN;
         loop {
@@ -74,11 +73,11 @@ impl Wanted {
     }
 }
 
-/// Every queue of the installation that is there, those of answers too.
+/// Returns all existing queues of the installation, including response queues.
 pub(crate) async fn all(account: &Account) -> anyhow::Result<Vec<String>> {
     let mut ours = Vec::new();
     for name in account.sqs.names("").await? {
-        // Another installation's prefix may begin with ours: `eirs` and `eirs-test`.
+        // The prefix of another installation may start with ours: `eirs` and `eirs-test`.
         let tags = match account.sqs.tags(&name).await {
             Ok(tags) => tags,
             Err(error) if error.is_missing() => continue,

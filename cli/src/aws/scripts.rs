@@ -1,6 +1,6 @@
-//! What the machines that setup launches run at their first boot, as root: they fetch the archive,
-//! unpack it over their root, and report how that went. `DESTDIR` puts everything below another
-//! folder, as in `make install`.
+//! The scripts that machines of setup run as root at their first boot: they download the archive,
+//! unpack it over the root folder, and report the result. `DESTDIR` prefixes all paths, as in `make
+//! install`.
 
 use std::time::Duration;
 
@@ -16,28 +16,28 @@ use super::{
     upload,
 };
 
-/// How long the addresses in a script are good for: longer than any first boot takes.
+/// The validity of the URLs in a script, longer than any first boot.
 const GOOD_FOR: Duration = Duration::from_secs(3600);
 
-/// What a machine reports: whether it went well, and what its script said.
+/// The report of a machine: the success and the output of its script.
 #[derive(Debug, Clone)]
 pub(crate) struct Report {
     pub(crate) went_well: bool,
     pub(crate) said: String,
 }
 
-/// Where the archive of this digest lies in the input bucket.
+/// Returns the key of the archive with this digest in the input bucket.
 fn archive_key(digest: &str) -> String {
     format!("setup/{digest}.tar.gz")
 }
 
-/// Where the report about a machine lies. It is named before the machine is made, for the machine
-/// must know it.
+/// Returns the key of a machine's report. It is known before the machine is launched, since the
+/// machine needs it.
 pub(crate) fn report_key(name: &str) -> String {
     format!("setup/{name}.report")
 }
 
-/// Uploads an archive, unless it is there.
+/// Uploads an archive, unless it exists.
 pub(crate) async fn upload(account: &Account, bundle: &Bundle) -> anyhow::Result<()> {
     let key = archive_key(&bundle.digest);
     let head = account.s3.head_object().bucket(account.input_bucket()).key(&key).send().await;
@@ -47,7 +47,7 @@ pub(crate) async fn upload(account: &Account, bundle: &Bundle) -> anyhow::Result
     upload::file(account, &key, bundle.file.path(), bundle.bytes, upload::PART).await
 }
 
-/// Reads the report about a machine; `None` while there is none.
+/// Reads the report of a machine; `None` if there is none yet.
 pub(crate) async fn report(account: &Account, name: &str) -> anyhow::Result<Option<Report>> {
     let key = report_key(name);
     let got = match account.s3.get_object().bucket(account.input_bucket()).key(&key).send().await {
@@ -61,14 +61,15 @@ pub(crate) async fn report(account: &Account, name: &str) -> anyhow::Result<Opti
     Ok(Some(Report { went_well: first.trim() == "ok", said: said.trim().to_owned() }))
 }
 
-/// Deletes the report about a machine, so that the next one is a new one.
+/// Deletes the report of a machine, so that an old report is not mistaken for a new one.
 pub(crate) async fn forget_report(account: &Account, name: &str) -> anyhow::Result<()> {
     let key = report_key(name);
     let deleted = account.s3.delete_object().bucket(account.input_bucket()).key(&key).send().await;
     deleted.map(|_| ()).map_err(|error| aws::error(format!("deleting the report {key}"), &error).into())
 }
 
-/// The script of the machine that an image is baked from. It ends with the machine powered off.
+/// Returns the script of the machine from which an image is baked. At its end, the machine powers
+/// off.
 pub(crate) async fn builder(account: &Account, bundle: &Bundle, name: &str) -> anyhow::Result<String> {
     let prepare = if bundle.has_prepare { format!("sh \"$root/{PREPARE}\"\n") } else { String::new() };
     let work = format!(
@@ -82,22 +83,22 @@ pub(crate) async fn builder(account: &Account, bundle: &Bundle, name: &str) -> a
     script(account, bundle, name, &[BAKED_OR_OFF, &work].concat(), "poweroff\n").await
 }
 
-/// Where logs are copied (`setup.ship_logs`): from the next boot on, ...
+/// Enables copying of logs (`setup.ship_logs`) from the next boot on.
 const ENABLE_LOGS: &str =
     "[ ! -f \"$root/usr/lib/eirs/logs\" ] || systemctl enable eirs-logs.timer eirs-logs-last.service\n";
-/// ... and at once.
+/// Starts copying of logs at once.
 const START_LOGS: &str =
     "[ ! -f \"$root/usr/lib/eirs/logs\" ] || systemctl start eirs-logs.timer eirs-logs-last.service\n";
 
-/// The service that runs scripts as another user, which the machine's test of itself needs, too.
+/// Enables the service for scripts of another user, which the self-test needs, too.
 const ENABLE_SCRIPTS: &str = "[ ! -f \"$root/usr/lib/systemd/system/eirs-script.socket\" ] || \
     systemctl enable --now eirs-script.socket\n";
 
-/// A machine that waits for something that does not come must not wait for as long as nobody looks.
+/// Powers the machine off after an hour, if it waits for something that never happens.
 const BAKED_OR_OFF: &str = r#"[ -n "$root" ] || systemd-run --quiet --on-active=1h systemctl poweroff
 "#;
 
-/// The script of a web host. It goes on running.
+/// Returns the script of a web host, which keeps running.
 pub(crate) async fn web_host(account: &Account, bundle: &Bundle, name: &str) -> anyhow::Result<String> {
     let port = account.settings.web.listen.port();
     let work = format!(
@@ -114,15 +115,15 @@ pub(crate) async fn web_host(account: &Account, bundle: &Bundle, name: &str) -> 
     script(account, bundle, name, &work, "").await
 }
 
-/// The script by which a web host that serves gets other programs. What was changed on it since it
-/// was set up stays, and if it does not serve with them, what was there comes back.
+/// Returns the script that upgrades a running web host. Changes made since it was set up are kept.
+/// If it does not serve with the new programs, the old ones are restored.
 pub(crate) async fn upgrade(account: &Account, bundle: &Bundle, name: &str) -> anyhow::Result<String> {
     let work = upgrading(account.settings.web.listen.port(), READY_SECONDS);
     let (archive, report) = addresses(account, bundle, name).await?;
     Ok(text(&archive, &report, &bundle.digest, &[UNPACK_ASIDE, &work].concat(), ""))
 }
 
-/// A web host serves by then.
+/// Time limit for a web host to serve, in seconds.
 const READY_SECONDS: u32 = 120;
 
 fn upgrading(port: u16, seconds: u32) -> String {
@@ -169,7 +170,7 @@ async fn script(
     Ok(text(&archive, &report, &bundle.digest, &[UNPACK, work].concat(), end))
 }
 
-/// Where a machine finds the archive, and where it reports.
+/// Returns the curl arguments for the archive and for the report.
 async fn addresses(account: &Account, bundle: &Bundle, name: &str) -> anyhow::Result<(String, String)> {
     credentials::outlast(&account.config, BAKED_WITHIN, "a machine that loads its files").await?;
     let good_for = PresigningConfig::expires_in(GOOD_FOR)?;
@@ -180,17 +181,17 @@ async fn addresses(account: &Account, bundle: &Bundle, name: &str) -> anyhow::Re
     Ok((address(&archive), address(&report)))
 }
 
-/// Over the root of the machine, ...
+/// Unpacks the archive over the root of the machine.
 const UNPACK: &str = r#"mkdir -p "$root/"
 tar -xzf "$work/archive" --no-same-owner -C "$root/"
 [ -n "$root" ] || { systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload; }
 "#;
-/// ... or beside it.
+/// Unpacks the archive into a separate folder.
 const UNPACK_ASIDE: &str = r#"mkdir "$work/new"
 tar -xzf "$work/archive" --no-same-owner -C "$work/new"
 "#;
 
-/// What `curl` gets for a signed request: its address, and the headers that were signed with it.
+/// Returns the curl arguments for a presigned request: its URL and signed headers.
 fn address(signed: &PresignedRequest) -> String {
     let headers = signed.headers().map(|(name, value)| format!("-H '{name}: {value}' "));
     format!("{}'{}'", headers.collect::<String>(), signed.uri())
@@ -245,26 +246,26 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_unpacks_the_archive_does_its_work_and_reports() {
+    fn a_machine_unpacks_the_archive_runs_its_script_and_reports() {
         let (report, unpacked) = run("echo worked\n", "");
         assert!(report.starts_with("ok\n") && report.contains("\nworked\n") && unpacked, "{report}");
     }
 
     #[test]
-    fn a_machine_whose_work_fails_reports_that_with_all_that_was_said() {
+    fn a_failing_script_is_reported_with_its_output() {
         let (report, _) = run("echo before\nfalse\necho after\n", "");
         assert!(report.starts_with("failed\n"), "{report}");
         assert!(report.contains("\nbefore\n") && !report.contains("\nafter\n"), "{report}");
     }
 
     #[test]
-    fn an_archive_that_is_not_the_one_that_was_meant_is_not_unpacked() {
+    fn an_archive_with_another_digest_is_not_unpacked() {
         let (report, unpacked) = run("echo worked\n", &"0".repeat(64));
         assert!(report.starts_with("failed\n") && !unpacked, "{report}");
     }
 
-    /// What the guard of a machine does that has been up for so long, with its worker's unit in
-    /// this state and this tag.
+    /// The effect of a machine's guard after `up` seconds, with this state of the worker's unit and
+    /// this tag.
     fn guard(up: u32, unit: &str, handed_over: Option<&str>) -> (bool, String) {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
@@ -278,8 +279,8 @@ mod tests {
             path("off")
         );
         write("systemctl", &systemctl);
-        // As curl is called there: a token, and then the status of the tag, whose value goes to a
-        // file.
+        // A fake curl as it is called there: first for a token, then for the tag, whose value is
+        // written to a file.
         let answer = match handed_over {
             Some("unreadable") => "exit 7".to_owned(),
             Some(tag) => format!("printf {tag} >\"$out\"; printf 200"),
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_is_of_use_stays_on_and_so_does_one_of_which_nothing_is_known() {
+    fn a_useful_machine_and_one_of_unknown_state_stay_on() {
         for (up, unit, tag) in [
             (1_000_000, "active", Some("yes")),
             (1_000_000, "activating", Some("yes")),
@@ -313,7 +314,7 @@ mod tests {
             (3599, "active", None),
             (3599, "active", Some("no")),
             (14_399, "active", Some("trial")),
-            // Its unit ended when it had been up for 400 seconds.
+            // The unit ended after 400 seconds of uptime.
             (699, "failed", Some("yes")),
         ] {
             assert_eq!(guard(up, unit, tag), (false, String::new()), "{up} {unit} {tag:?}");
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_whose_unit_ended_or_that_nobody_took_over_powers_itself_off() {
+    fn a_machine_without_unit_or_owner_powers_itself_off() {
         for (up, unit, tag, why) in [
             (700, "failed", Some("yes"), "eirs-worker.service does not run, for 300 seconds"),
             (700, "inactive", None, "eirs-worker.service does not run"),
@@ -334,8 +335,8 @@ mod tests {
         }
     }
 
-    /// Upgrades a host whose program says `before` to one that says this; what it says then, and
-    /// what is in its settings.
+    /// Upgrades a host whose program prints `before` to this program; returns the report, the
+    /// output of the program, and the settings.
     fn upgrade(program: &str) -> (String, String, String) {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
@@ -344,7 +345,7 @@ mod tests {
             std::fs::write(path(name), text).unwrap();
             std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(0o755)).unwrap();
         };
-        // It serves where its program is a good one.
+        // It serves if its program is valid.
         write(
             "bin/curl",
             "#!/bin/sh\nwhile [ $# -gt 1 ]; do\ncase $1 in -o) out=$2;; --data-binary) in=${2#@};; esac\n\
@@ -358,7 +359,7 @@ mod tests {
         write("root/usr/bin/eirs-web", "good, before");
         write("root/etc/eirs/eirs.toml", "own");
         write("root/etc/eirs/tokens", "secret");
-        // Whose settings they become is the affair of `eirs host-settings`.
+        // Merging the settings is the task of `eirs host-settings`.
         write("new/usr/bin/eirs", "#!/bin/sh\necho merged >\"$7/eirs.toml\"\n");
         write("new/usr/bin/eirs-web", program);
         write("new/etc/eirs/eirs.toml", "new");
@@ -376,14 +377,14 @@ mod tests {
     }
 
     #[test]
-    fn a_web_host_that_is_upgraded_has_the_new_programs_and_the_settings_of_both() {
+    fn an_upgraded_web_host_has_the_new_programs_and_merged_settings() {
         let (report, program, settings) = upgrade("good, after");
         assert!(report.starts_with("ok\n"), "{report}");
         assert_eq!((program.as_str(), settings.trim()), ("good, after", "merged"));
     }
 
     #[test]
-    fn a_web_host_that_does_not_serve_with_the_new_programs_has_those_of_before() {
+    fn a_web_host_that_fails_with_the_new_programs_gets_the_old_ones_back() {
         let (report, program, settings) = upgrade("bad");
         assert!(report.starts_with("failed\n") && report.contains("does not serve with the new"), "{report}");
         assert_eq!((program.as_str(), settings.trim()), ("good, before", "own"));

@@ -1,9 +1,9 @@
-//! A new image for machines that serve: one machine of it is tried, then the others are replaced
-//! wave by wave, and all go back where it does not hold what it should.
+//! Gives running machines a new image: one machine is tried first, then the others are replaced in
+//! waves, and all are rolled back if the image fails its checks.
 //!
-//! What is to be done next follows from the machines and their tags ([`steps`]); what was decided
-//! is a small blob in the bucket of the images ([`record`]). So an update that was killed is gone
-//! on with by the next run, and no table is needed.
+//! The next step follows from the machines and their tags ([`steps`]); decisions are recorded in a
+//! small blob in the bucket of the images ([`record`]). So the next run continues an update that
+//! was killed, without a database.
 
 pub(crate) mod checks;
 pub(crate) mod record;

@@ -1,6 +1,5 @@
-//! Gives a web host that serves other programs and settings, where it stands: over SSM, by a script
-//! that lies in the bucket. Its address, tokens, certificates, and what was changed or learnt there
-//! stay.
+//! Upgrades the programs and settings of a web host in place: over SSM, with a script in the
+//! bucket. Its address, tokens, certificates and local changes are kept.
 
 use std::time::Duration;
 
@@ -20,12 +19,12 @@ use super::{
     scripts,
 };
 
-/// It must have said by then how that went.
+/// Time limit for the host to report.
 const DONE_WITHIN: Duration = Duration::from_secs(15 * 60);
-/// For how long the address of the script is good, and the order waits for its machine.
+/// The validity of the script's URL, and how long the order waits for its machine.
 const GOOD_FOR: Duration = Duration::from_secs(900);
 
-/// Upgrades a web host; an error is what it said, and then it serves as before.
+/// Upgrades a web host; an error contains its output, and it then serves as before.
 pub(crate) async fn run(
     account: &Account,
     host: &Instance,

@@ -1,6 +1,6 @@
-//! Puts a large file into a bucket: in parts, of which each is tried again by itself, and of which
-//! an object may have more than the 5 GiB that one request may carry ("Amazon S3 multipart upload
-//! limits" of its user guide, read on 2026-11-30).
+//! Uploads a large file to a bucket in parts, each of which is retried separately. An object may
+//! thus exceed the 5 GiB of a single request ("Amazon S3 multipart upload limits" of its user
+//! guide, read on 2026-11-30).
 
 use std::{path::Path, time::Duration};
 
@@ -14,14 +14,14 @@ use eirs_platform::aws;
 
 use super::Account;
 
-/// A part of a usual size. S3 takes 5 MiB to 5 GiB, but for the last one, which may be smaller.
+/// The default size of a part, in bytes. S3 accepts 5 MiB to 5 GiB, and a smaller last part.
 pub(crate) const PART: u64 = 64 << 20;
-/// An upload has at most this many parts.
+/// Maximum number of parts of an upload.
 const MOST_PARTS: u64 = 10_000;
-/// For a part: the way there may be slow.
+/// Time limit for a part, for slow connections.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
-/// A part of a file: its number from 1 on, its place and its length in bytes.
+/// A part of a file: its number from 1 on, its offset and its length in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Part {
     number: i32,
@@ -29,7 +29,7 @@ struct Part {
     length: u64,
 }
 
-/// The parts of a file of `bytes` bytes, in their order. An empty file is one empty part.
+/// Returns the parts of a file of `bytes` bytes, in order. An empty file is one empty part.
 fn parts(bytes: u64, part: u64) -> Vec<Part> {
     let part = part.max(bytes.div_ceil(MOST_PARTS));
     let count = bytes.div_ceil(part).max(1);
@@ -41,9 +41,9 @@ fn parts(bytes: u64, part: u64) -> Vec<Part> {
     (0..count).map(at).collect()
 }
 
-/// Uploads a file of `bytes` to the bucket of the images, in parts of `part` bytes or more. What an
-/// upload that failed left there is taken away; of one that was killed, the bucket's own rule
-/// deletes it.
+/// Uploads a file of `bytes` bytes to the bucket of the images, in parts of at least `part` bytes.
+/// After a failure, the uploaded parts are deleted; after a kill, the bucket's expiry rule deletes
+/// them.
 pub(crate) async fn file(
     account: &Account,
     key: &str,
@@ -68,7 +68,7 @@ pub(crate) async fn file(
     };
     let ended = ended.await;
     if ended.is_err() {
-        // The first failure is the one to tell.
+        // The first failure is the one to report.
         let _ = s3.abort_multipart_upload().bucket(bucket).key(key).upload_id(&id).send().await;
     }
     ended
@@ -110,7 +110,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_parts_are_the_whole_file_in_order_and_no_more_than_s3_takes(
+        fn the_parts_cover_the_file_in_order_within_the_limits_of_s3(
             bytes in prop_oneof![0..20 * PART, 0..5000 * GIB],
         ) {
             let parts = parts(bytes, PART);
@@ -136,11 +136,11 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_file_in_several_parts_is_read_back_as_it_was() {
+    async fn a_file_in_several_parts_is_read_back_unchanged() {
         let Some(emulator) = Emulator::start(&[]) else { return };
         let account = account(&emulator).await;
         let file = tempfile::NamedTempFile::new().unwrap();
-        // Three parts, of which no two are alike.
+        // Three different parts.
         let content: Vec<u8> = (0..11 << 18).flat_map(|number: u32| number.to_le_bytes()).collect();
         std::fs::write(file.path(), &content).unwrap();
         let bytes = content.len() as u64;
@@ -152,12 +152,12 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn an_upload_that_fails_leaves_no_parts_behind() {
+    async fn a_failed_upload_leaves_no_parts() {
         let Some(emulator) = Emulator::start(&[]) else { return };
         let account = account(&emulator).await;
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), vec![7; 6 << 20]).unwrap();
-        // Longer than the file is: the second part cannot be read.
+        // Longer than the file: the second part cannot be read.
         let error = super::file(&account, "setup/a", file.path(), 12 << 20, 5 << 20).await.unwrap_err();
         assert!(format!("{error:#}").contains("part 2 of setup/a"), "{error:#}");
         let left = account.s3.list_multipart_uploads().bucket(account.input_bucket()).send().await.unwrap();

@@ -1,4 +1,4 @@
-//! The machine that takes the uploads and runs the controller, where setup launches one.
+//! The machine that accepts uploads and runs the controller, if setup launches one.
 
 use std::time::Duration;
 
@@ -18,23 +18,23 @@ use super::{
     scripts,
 };
 
-/// It must serve by then.
+/// Time limit for the host to serve.
 const SERVES_WITHIN: Duration = Duration::from_secs(15 * 60);
-/// A host that is replaced drains by then, and is stopped for it.
+/// Time limit for a replaced host to drain; it is stopped for that.
 const STOPS_WITHIN: Duration = Duration::from_secs(600);
 
-/// The web hosts that setup has launched.
+/// Returns the web hosts that setup has launched.
 pub(crate) async fn all(account: &Account) -> anyhow::Result<Vec<Instance>> {
     instances::all(account, Some(tag::WEB)).await
 }
 
-/// Whether a host is made from this archive.
+/// Returns whether a host was made from this archive.
 pub(crate) fn is_current(host: &Instance, bundle: &Bundle) -> bool {
     host.tag(BUNDLE_TAG) == Some(bundle.digest.as_str())
 }
 
-/// Makes one where there is none. One that was made from another archive stays unless its
-/// replacement is requested, because its address would change. Answers the host that serves.
+/// Launches a web host if there is none. A host that was made from another archive stays unless its
+/// replacement is requested, because its address would change. Returns the host that serves.
 pub(crate) async fn ensure(
     account: &Account,
     place: Place<'_>,
@@ -61,7 +61,7 @@ pub(crate) async fn ensure(
     Ok(host)
 }
 
-/// Where it is launched, and from what.
+/// The parameters of the launch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub(crate) bundle: &'a Bundle,
@@ -103,7 +103,7 @@ impl Place<'_> {
                 if report.went_well {
                     return Ok(host);
                 }
-                // The next run must not wait for it.
+                // The next run must not wait for this host.
                 instances::terminate(account, &[id.to_owned()]).await?;
                 anyhow::bail!(
                     "the web host {id} does not serve and was removed; its output:\n{}",

@@ -16,7 +16,7 @@ fn settings(folder: &Path) -> Settings {
     settings
 }
 
-/// As a machine would read it.
+/// Parses settings as a machine would.
 fn read(text: &str) -> Settings {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("eirs.toml");
@@ -38,7 +38,7 @@ fn a_worker_finds_its_models_where_the_archive_puts_them() {
     let web = self::read(&web_settings(&settings(folder.path())).unwrap());
     for name in ["default", "dogs"] {
         let here = version::of(&settings(folder.path()).models[name]).unwrap();
-        assert_eq!(version::of(&read.models[name]), Ok(here.clone()), "whatever is there");
+        assert_eq!(version::of(&read.models[name]), Ok(here.clone()), "the version of the files");
         assert_eq!(version::of(&web.models[name]), Ok(here), "a web host expects what workers answer with");
     }
     let mut places: Vec<_> = files.iter().map(|(place, _)| place.as_str()).collect();
@@ -51,7 +51,7 @@ fn a_worker_finds_its_models_where_the_archive_puts_them() {
 }
 
 #[test]
-fn a_script_runs_as_another_user_on_a_worker_unless_a_setting_says_otherwise() {
+fn scripts_run_as_another_user_unless_isolation_is_disabled() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(folder.path());
     let command = vec!["sh".to_owned()];
@@ -80,7 +80,7 @@ fn a_web_host_listens_to_the_network_and_knows_every_model_by_name() {
 }
 
 #[test]
-fn links_in_a_folder_are_links_on_the_machine_whether_they_lead_anywhere_or_not() {
+fn symlinks_remain_symlinks_even_if_dangling() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     std::fs::create_dir(path("venv")).unwrap();
@@ -104,7 +104,7 @@ fn links_in_a_folder_are_links_on_the_machine_whether_they_lead_anywhere_or_not(
 }
 
 #[test]
-fn equal_contents_make_equal_archives_that_keep_who_may_run() {
+fn equal_contents_give_equal_archives_with_executable_bits() {
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("run.sh");
     std::fs::write(&script, "#!/bin/sh\n").unwrap();

@@ -1,5 +1,5 @@
-//! Who may do what: the least that each role needs, as policy documents. Pure, so that `eirs setup
-//! --print-iam` shows what setup would write, without asking anybody.
+//! The permissions of each role, as minimal policy documents. Pure, so that `eirs setup --print
+//! iam` can show them without any request.
 
 mod boundary;
 mod operator;
@@ -15,7 +15,7 @@ pub(crate) use self::{
     scope::Scope,
 };
 
-/// Who may take the roles on: the instances.
+/// Allows instances to assume the roles.
 pub(crate) fn trust() -> Value {
     document(vec![json!({
         "Effect": "Allow",
@@ -51,7 +51,7 @@ mod tests {
         Scope::of(&Settings::default(), "123456789012", "eu-central-1")
     }
 
-    /// The statements of a document that allow an action, by their resources.
+    /// Returns the resources of the statements that allow an action.
     fn resources(document: &Value, action: &str) -> Vec<String> {
         let statements = document["Statement"].as_array().unwrap();
         let allows = |statement: &&Value| {
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn no_role_of_an_instance_may_do_anything_to_everything_but_look() {
+    fn roles_of_instances_have_only_read_access_to_all_resources() {
         for document in [worker(&scope(), "default"), web(&scope())] {
             for statement in document["Statement"].as_array().unwrap() {
                 let actions: Vec<String> = serde_json::from_value(statement["Action"].clone()).unwrap();
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_cannot_touch_instances_nor_the_images_it_reads() {
+    fn a_worker_may_change_neither_instances_nor_images() {
         let worker = worker(&scope(), "default");
         for action in [
             "ec2:StartInstances",
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_reaches_the_queues_of_its_model_and_of_no_other() {
+    fn a_worker_has_access_only_to_the_queues_of_its_model() {
         let dogs = worker(&scope(), "dogs");
         let queue = |name: &str| format!("arn:aws:sqs:eu-central-1:123456789012:eirs-{name}");
         for action in ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"] {
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn each_model_has_a_role_whose_name_iam_takes() {
+    fn each_model_has_a_role_with_a_valid_name() {
         let scope = Scope { prefix: "a".repeat(20), region: "b".repeat(16), ..scope() };
         let name = |model: &str| scope.profile(&Profile::Worker(model.to_owned()));
         assert_eq!(name("dogs"), format!("{}-{}-worker-dogs", scope.prefix, scope.region));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_writes_over_no_result_that_it_has_not_read() {
+    fn a_worker_overwrites_only_results_that_it_has_read() {
         let worker = worker(&scope(), "default");
         let about_results = |s: &&Value| {
             s["Action"][0] == "s3:PutObject" && s["Resource"].to_string().contains("-output/results/")
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn roles_are_handed_to_instances_by_their_names_and_to_nothing_else() {
+    fn roles_are_passed_only_to_instances_and_by_name() {
         let operator = operator(&scope());
         let passes = resources(&operator, "iam:PassRole");
         assert_eq!(passes.len(), 2);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_launched_is_tagged_ours_and_made_of_an_image_of_ours_or_of_the_makers() {
+    fn launches_need_the_tag_and_an_image_of_the_installation_or_a_vendor() {
         let operator = operator(&scope());
         let statements = operator["Statement"].as_array().unwrap();
         let launches = statements.iter().filter(|s| s["Action"].to_string().contains("RunInstances"));
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn roles_are_made_within_their_boundary_where_there_is_one() {
+    fn roles_are_created_only_with_the_configured_boundary() {
         let arn = "arn:aws:iam::123456789012:policy/most";
         let bounded = Scope { boundary: Some(arn.into()), ..scope() };
         let makes = |scope: &Scope| {
@@ -221,7 +221,7 @@ mod tests {
         assert!(!operator(&bounded).to_string().contains("DeleteRolePermissionsBoundary"));
     }
 
-    /// Whether a pattern of a policy covers a text.
+    /// Returns whether a pattern of a policy matches a text.
     fn covers(pattern: &str, text: &str) -> bool {
         let Some((start, rest)) = pattern.split_once('*') else { return pattern == text };
         let Some(text) = text.strip_prefix(start) else { return false };
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_boundary_allows_all_that_the_roles_do() {
+    fn the_boundary_allows_all_permissions_of_the_roles() {
         let key = Some("arn:aws:kms:eu-central-1:123456789012:key/1".to_owned());
         let scope = Scope { kms_key: key, launches: true, ..scope() };
         let most = boundary(&scope);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_ones_own_may_be_used_through_ec2_and_not_otherwise() {
+    fn a_customer_key_may_only_be_used_through_ec2() {
         let key = "arn:aws:kms:eu-central-1:123456789012:key/1";
         let scope = Scope { kms_key: Some(key.into()), ..scope() };
         for document in [web(&scope), operator(&scope)] {
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_web_host_launches_workers_only_where_a_policy_says_so_and_terminates_no_others() {
+    fn a_web_host_launches_workers_only_if_a_policy_does_and_terminates_only_these() {
         assert!(resources(&web(&scope()), "ec2:RunInstances").is_empty());
         let web = web(&Scope { launches: true, ..scope() });
         assert_eq!(

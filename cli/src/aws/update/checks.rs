@@ -1,6 +1,5 @@
-//! The images by which a new image of the machines is judged: those of the operator, whose labels
-//! are known; those that were uploaded lately, whose results of before are stored; and a grey
-//! picture where there is neither.
+//! The images with which a new image of the machines is checked: those of the operator with known
+//! labels; recent uploads with stored results; and a grey image if there is neither.
 
 use std::cmp::Reverse;
 
@@ -15,21 +14,21 @@ use eirs_platform::{
     settings::{Model, Settings},
 };
 
-/// How many recent uploads are asked for again.
+/// Number of recent uploads that are classified again.
 const LATELY: usize = 20;
-/// How many results are searched for them.
+/// Number of results that are searched for them.
 const LISTED: usize = 1000;
-/// More images of the operator take longer than they tell.
+/// Maximum number of images of the operator; more take longer and add little.
 const MOST: u64 = 200;
 
-/// An image, and what is known of it.
+/// An image with the known facts.
 #[derive(Debug, Clone)]
 pub(crate) struct Check {
     pub(crate) id: JobId,
     pub(crate) name: String,
-    /// What it shows.
+    /// The known label.
     pub(crate) expected: Option<Label>,
-    /// What the model before said of it.
+    /// The stored result of the previous model.
     pub(crate) before: Option<Before>,
 }
 
@@ -41,10 +40,10 @@ pub(crate) struct Before {
     pub(crate) ms: f64,
 }
 
-/// The checks for a model. The operator's images are stored where uploads are.
+/// Returns the checks for a model. The operator's images are stored like uploads.
 pub(crate) async fn of(settings: &Settings, backend: &Backend, model: &str) -> anyhow::Result<Vec<Check>> {
     let mut checks = lately(backend, model).await?;
-    // They are of one model; which, is said nowhere.
+    // They belong to one model, but the settings do not say to which.
     if model == Model::DEFAULT || settings.models.len() == 1 {
         checks.extend(own(settings, backend).await?);
     }
@@ -78,8 +77,7 @@ async fn own(settings: &Settings, backend: &Backend) -> anyhow::Result<Vec<Check
     Ok(checks)
 }
 
-/// The newest results of the version that gave the last ones, as far as their images are still
-/// stored.
+/// Returns the newest results of the latest version, if their images are still stored.
 async fn lately(backend: &Backend, model: &str) -> anyhow::Result<Vec<Check>> {
     let (results, images) = (backend.results(), backend.images());
     let prefix = format!("versions/{model}/");
@@ -115,7 +113,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn checks_are_the_operators_images_and_what_was_uploaded_lately_or_a_grey_picture() {
+    async fn checks_are_operator_images_and_recent_uploads_or_a_grey_image() {
         let mut settings = Settings::default();
         let backend = Backend::in_memory(&settings, Arc::new(SystemClock));
         let grey = of(&settings, &backend, "default").await.unwrap();

@@ -1,6 +1,5 @@
-//! What is known of an update beyond its machines: where it goes, where it came from, how far it
-//! is, and what somebody wishes. A blob in the bucket of the images, replaced only by who knows
-//! what it says.
+//! The record of an update: target and previous image, phase, and requests of the operator. It is a
+//! blob in the bucket of the images, and replaced only with a precondition on its content.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -14,49 +13,49 @@ use super::verdict::Verdict;
 
 const KEY: &str = "control/update.json";
 const VERSION: u8 = 1;
-/// How often the process that carries an update out says so.
+/// The interval of heartbeats of the process that carries out an update.
 const BEAT: Duration = Duration::from_secs(4);
-/// One that was not heard for this number of beats is gone.
+/// Number of missed heartbeats after which that process counts as gone.
 const GONE: u32 = 4;
-/// A change is tried again where somebody else was faster, so often.
+/// Maximum number of attempts to change the record while others change it.
 const ROUNDS: u32 = 20;
 
 /// An update.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Update {
     v: u8,
-    /// The image that the machines are to be of.
+    /// The target image of the machines.
     pub(crate) to: String,
-    /// The one that they were of, where there was one.
+    /// The previous image, if there was one.
     pub(crate) from: Option<String>,
     pub(crate) phase: Phase,
-    /// It rests until somebody lets it go on.
+    /// Whether the update is paused.
     pub(crate) is_paused: bool,
-    /// What somebody wants of the process that carries it out.
+    /// A request to the process that carries out the update.
     pub(crate) wish: Option<Wish>,
-    /// Why it goes back, or went back.
+    /// The reason for a rollback.
     pub(crate) why: Option<String>,
-    /// What the first machine showed, by model.
+    /// The verdicts about the first machines, by model.
     pub(crate) verdicts: BTreeMap<String, Verdict>,
     pub(crate) began: DateTime<Utc>,
     pub(crate) ended: Option<DateTime<Utc>>,
     driver: Option<Driver>,
 }
 
-/// How far it is.
+/// The phase of an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Phase {
-    /// One machine is tried.
+    /// One machine is being tried.
     Canary,
-    /// The others are replaced.
+    /// The other machines are being replaced.
     Rolling,
     RollingBack,
     Done,
     RolledBack,
 }
 
-/// What somebody wants.
+/// A request of the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Wish {
@@ -64,8 +63,8 @@ pub(crate) enum Wish {
     RollBack,
 }
 
-/// The process that carries it out. Its beats are counted, not timed: clocks of two machines
-/// differ.
+/// The process that carries out the update. Its heartbeats are counted instead of timed, because
+/// the clocks of two machines differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Driver {
     who: String,
@@ -95,7 +94,7 @@ impl Update {
         }
     }
 
-    /// It goes back to where it came from.
+    /// Starts the rollback.
     pub(crate) fn go_back(&mut self, why: &str) {
         (self.phase, self.wish, self.is_paused) = (Phase::RollingBack, None, false);
         self.why = Some(why.to_owned());
@@ -103,7 +102,7 @@ impl Update {
     }
 }
 
-/// Where it is written.
+/// The location of the record.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
     blobs: SharedBlobs,
@@ -118,12 +117,12 @@ impl Record {
         Self { blobs: backend.images().clone(), who: who.into(), every: BEAT }
     }
 
-    /// The last update, if there was one.
+    /// Returns the last update, if there was one.
     pub(crate) async fn read(&self) -> anyhow::Result<Option<Update>> {
         self.blobs.get(KEY).await?.map(|body| decode(&body)).transpose()
     }
 
-    /// A new one, in place of the last, if that is over.
+    /// Records a new update, which replaces the last one if that is over.
     pub(crate) async fn begin(&self, update: &Update) -> anyhow::Result<()> {
         let body = serde_json::to_vec_pretty(update)?;
         let is_written = match self.blobs.get(KEY).await? {
@@ -137,7 +136,7 @@ impl Record {
         Ok(())
     }
 
-    /// Changes it; of two that do so at the same moment none is lost.
+    /// Changes the record; concurrent changes are not lost.
     pub(crate) async fn change(&self, change: impl Fn(&mut Update)) -> anyhow::Result<Update> {
         for _ in 0..ROUNDS {
             let before = self.blobs.get(KEY).await?.context("there is no update")?;
@@ -151,8 +150,8 @@ impl Record {
         anyhow::bail!("the record of the update, {KEY}, is changed by others all the time")
     }
 
-    /// Becomes the process that carries it out, when no other one is heard any more, and says so
-    /// until the answer is dropped.
+    /// Becomes the driver, the process that carries out the update, if no other one is alive, and
+    /// sends heartbeats until the returned value is dropped.
     pub(crate) async fn drive(&self, tell: &dyn Fn(&str)) -> anyhow::Result<Driving> {
         let driver = self.read().await?.context("there is no update")?.driver;
         if let Some(other) = driver.filter(|other| *other.who != *self.who) {
@@ -175,15 +174,15 @@ impl Record {
         let beats = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(record.every).await;
-                // One that fails is made up for by the next; one that cannot write at all learns it
-                // from the next step.
+                // The next heartbeat makes up for a failed one; a process that cannot write at all
+                // fails at the next step.
                 let _missed = record.beat().await;
             }
         });
         Ok(Driving { beats })
     }
 
-    /// Whether somebody carries it out: its beat changes.
+    /// Returns whether a process carries out the update: its heartbeat changes.
     pub(crate) async fn is_driven(&self) -> anyhow::Result<bool> {
         let driver = async || anyhow::Ok(self.read().await?.and_then(|update| update.driver));
         let Some(before) = driver().await? else { return Ok(false) };
@@ -207,7 +206,7 @@ impl Record {
         self.change(beat).await.map(|_| ())
     }
 
-    /// Nobody carries it out any more.
+    /// Removes this process as the driver.
     pub(crate) async fn leave(&self, driving: Driving) -> anyhow::Result<()> {
         drop(driving);
         let own = |driver: &Driver| *driver.who == *self.who;
@@ -220,7 +219,7 @@ impl Record {
     }
 }
 
-/// As long as it is held, this process is known to carry the update out.
+/// While this exists, this process is known to carry out the update.
 #[derive(Debug)]
 pub(crate) struct Driving {
     beats: tokio::task::JoinHandle<()>,
@@ -284,7 +283,7 @@ mod tests {
         assert!(two.is_driven().await.unwrap());
         let refused = two.drive(&|_| ()).await.unwrap_err().to_string();
         assert!(refused.contains("is being carried out by one"), "{refused}");
-        // Killed: it says nothing more, and its name stays.
+        // A killed process sends no heartbeats, and its name stays.
         drop(driving);
         assert!(!two.is_driven().await.unwrap());
         let driving = two.drive(&|_| ()).await.unwrap();

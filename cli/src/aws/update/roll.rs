@@ -1,4 +1,4 @@
-//! Carries an update out, step by step, each by what is there then.
+//! Carries an update out in steps, each of which follows from the current state.
 
 use std::time::Duration;
 
@@ -21,15 +21,15 @@ use crate::aws::{
     pool::{self, Place, Pool, Sizes},
 };
 
-/// Launches in a row that come to nothing are a reason to go back.
+/// Number of consecutive failed launches that cause a rollback.
 const FAILURES: u32 = 3;
-/// Tags are seen late; what is not seen yet is done once more, which changes nothing.
+/// Tags are visible with a delay; a repeated step has no further effect.
 const SEEN_AFTER: Duration = Duration::from_millis(500);
-/// A machine that is to go is parked by then: the controller has one in its place, and it has
+/// Time limit until a retired machine is parked: the controller has replaced it, and it has
 /// drained.
 const LEAVES_WITHIN: Duration = Duration::from_secs(45 * 60);
 
-/// Where an update happens.
+/// The parameters of an update.
 #[derive(Clone, Copy)]
 pub(crate) struct Roll<'a> {
     pub(crate) account: &'a Account,
@@ -42,12 +42,12 @@ pub(crate) struct Roll<'a> {
     pub(crate) tell: &'a dyn Fn(&str),
 }
 
-/// Why it does not go on.
+/// The reason why an update does not continue.
 enum Halt {
     Wish(Wish),
-    /// The image does not do what it should.
+    /// The image failed its checks.
     Bad(String),
-    /// Something else.
+    /// Any other error.
     Failed(anyhow::Error),
 }
 
@@ -60,9 +60,8 @@ impl<E: Into<anyhow::Error>> From<E> for Halt {
 type Way<T> = Result<T, Halt>;
 
 impl Roll<'_> {
-    /// Carries the update out as far as it goes: to where the machines are of its image, back where
-    /// they were, or to where somebody made it rest. What fails otherwise is an error, and the next
-    /// run goes on.
+    /// Carries the update out until all machines have the image, until they are rolled back, or
+    /// until it is paused. Any other failure is an error, after which the next run continues.
     pub(crate) async fn run(self) -> anyhow::Result<Update> {
         loop {
             let update = self.record.read().await?.context("there is no update")?;
@@ -101,7 +100,7 @@ impl Roll<'_> {
         let to = self.image(&update.to).await?;
         for pool in pool::all(self.account, self.sizes).await? {
             let is_needed = pool.wanted > 0 && !update.verdicts.contains_key(&pool.model);
-            // One that is there has been proven, by a run that could not write it down any more.
+            // An existing machine was proven by a run that could not record it.
             let is_there = pool.machines.iter().any(|it| it.image == to.id && it.is_handed_over());
             if is_needed
                 && !is_there
@@ -151,8 +150,7 @@ impl Roll<'_> {
         Ok(())
     }
 
-    /// Back to the image of before; where there was none, there is only to take away what was
-    /// begun.
+    /// Rolls back to the previous image; if there was none, only removes the new machines.
     async fn back(&self, update: &Update) -> Way<()> {
         if let Some(from) = &update.from {
             return self.waves(from, false).await;
@@ -163,7 +161,7 @@ impl Roll<'_> {
         Ok(instances::terminate(self.account, &begun).await?)
     }
 
-    /// An image that was found to be bad is of no use to anybody.
+    /// Deletes an image that failed its checks.
     async fn discard(&self, update: &Update) -> anyhow::Result<()> {
         let bad = image::all(self.account).await?.into_iter().find(|baked| baked.image.id == update.to);
         match bad.filter(|_| update.verdicts.values().any(|verdict| verdict.wrong.is_some())) {
@@ -222,7 +220,7 @@ impl Roll<'_> {
                 Step::Prove(ids) => self.wake(pool, ids).await?,
                 Step::Launch(count) => match self.launch(pool, to, count).await {
                     Ok(ids) => ids,
-                    // A limit of the account, or of a zone: fewer at once may do.
+                    // A limit of the account or of a zone; smaller waves may succeed.
                     Err(Halt::Failed(error)) if wave > 1 && is_no_capacity(&error) => {
                         wave = 1;
                         tell(&format!("{}: {error:#}; one at a time", pool.name));
@@ -252,7 +250,7 @@ impl Roll<'_> {
         }
     }
 
-    /// Those of these machines that classify. The others are taken away.
+    /// Returns those of these machines that classify correctly. The others are terminated.
     async fn proven(&self, pool: &Pool, reached: Vec<String>, checks: &[checks::Check]) -> Way<Vec<String>> {
         (self.tell)(&format!("{}: trying {}", pool.name, reached.join(", ")));
         let trial = Trial::open(self.backend, &pool.model).await?;
@@ -275,7 +273,7 @@ impl Roll<'_> {
         Ok(pool.launch(self.account, place, count, &tags).await?)
     }
 
-    /// Machines that an interrupted run left, whatever it had come to with them.
+    /// Continues with machines of an interrupted run, in whatever state they are.
     async fn wake(&self, pool: &Pool, ids: Vec<String>) -> Way<Vec<String>> {
         (self.tell)(&format!("{}: going on with {}", pool.name, ids.join(", ")));
         let tags = [(tag::HANDED_OVER, tag::TRIAL), (tag::MODEL, pool.model.as_str())];
@@ -284,7 +282,7 @@ impl Roll<'_> {
         Ok(ids)
     }
 
-    /// Whether somebody wants something else.
+    /// Stops if the operator has requested something else.
     async fn heed(&self) -> Way<()> {
         let wish = self.record.read().await?.and_then(|update| update.wish);
         wish.map_or(Ok(()), |wish| Err(Halt::Wish(wish)))
@@ -296,7 +294,7 @@ impl Roll<'_> {
     }
 }
 
-/// The phase is done.
+/// Moves to the next phase.
 fn advance(update: &mut Update) {
     update.phase = match update.phase {
         Phase::Canary => Phase::Rolling,

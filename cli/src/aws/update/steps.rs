@@ -1,5 +1,5 @@
-//! What comes next for a pool on its way to an image, by what its machines are and what is tagged
-//! on them. Pure: an update that was killed anywhere goes on from what is there.
+//! The next step of a pool on its way to an image, derived from the states and tags of its
+//! machines. Pure, so that an update that was killed at any point can continue.
 
 use aws_sdk_ec2::types::InstanceStateName as State;
 use eirs_platform::aws::tag;
@@ -9,24 +9,24 @@ use crate::aws::{instances::Instance, pool::Pool};
 /// The next step.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Machines of the image that were to go: they stay.
+    /// Machines with the image that were retired: they stay.
     Keep(Vec<String>),
-    /// Machines that were replaced and are parked, or that an interrupted run left.
+    /// Replaced machines that are parked, or machines of an interrupted run.
     TakeAway(Vec<String>),
-    /// Machines of the image that nobody has proven yet.
+    /// Machines with the image that are not proven yet.
     Prove(Vec<String>),
-    /// Machines of other images for which there are others now: the controller starts them no more,
+    /// Machines with other images that can be replaced now: the controller no longer starts them,
     /// and drains those that run.
     Retire(Vec<String>),
-    /// Machines that are to go are still at work.
+    /// Retired machines are still in use.
     Wait(Vec<String>),
     Launch(u32),
     Done,
 }
 
 impl Step {
-    /// For a pool whose machines are to be of the image `to`, at most `wave` of them replaced at
-    /// once.
+    /// Returns the next step for a pool whose machines must have the image `to`, replacing at most
+    /// `wave` of them at a time.
     pub(crate) fn next(pool: &Pool, to: &str, wave: u32) -> Self {
         let retires = |machine: &&Instance| machine.tag(tag::RETIRES) == Some(tag::YES);
         let is_parked = |machine: &&Instance| machine.state == State::Stopped;
@@ -51,7 +51,7 @@ impl Step {
         }
         let surplus = (fresh.len() + old.len()).saturating_sub(pool.wanted as usize).min(old.len());
         if surplus > 0 {
-            // Those that rest go at once, and disturb nobody.
+            // Parked machines first, which disturbs no job.
             old.sort_by_key(|machine| !is_parked(machine));
             return Self::Retire(ids(&old[..surplus]));
         }
@@ -64,8 +64,9 @@ impl Step {
         }
     }
 
-    /// Machines that the controller launched, once the others are of the image: it launches like
-    /// those from now on, and terminates these when they are drained.
+    /// Returns the step for machines that the controller launched, once the others have the image:
+    /// from then on it launches new ones like those, and terminates the old ones when they are
+    /// drained.
     fn for_launched(pool: &Pool, to: &str) -> Self {
         let retires = |machine: &&Instance| machine.tag(tag::RETIRES) == Some(tag::YES);
         let (current, others): (Vec<_>, Vec<_>) =
@@ -105,8 +106,8 @@ mod tests {
         machine.tags.insert(key.into(), value.into());
     }
 
-    /// Carries a step out, as an update and a controller that keeps `MIN` running would; `false`
-    /// where all is done.
+    /// Carries a step out, like an update and a controller that keeps `MIN` machines running;
+    /// returns `false` when all is done.
     fn carry_out(pool: &mut Pool, step: &Step, next_id: &mut u32) -> bool {
         let is_in = |ids: &[String], machine: &Instance| ids.contains(&machine.id);
         match step {
@@ -126,7 +127,7 @@ mod tests {
                 retired.for_each(|machine| set(machine, tag::RETIRES, tag::YES));
             }
             Step::Wait(ids) => {
-                // The controller starts another one, and drains this one when that serves.
+                // The controller starts another machine, and drains this one when that serves.
                 let free = pool.machines.iter_mut().find(|machine| {
                     machine.state == State::Stopped
                         && machine.is_handed_over()
@@ -161,7 +162,7 @@ mod tests {
 
     proptest! {
             #[test]
-            fn every_machine_is_replaced_never_by_fewer_than_there_were_and_it_may_be_taken_back_anywhere(
+            fn every_machine_is_replaced_without_loss_of_capacity_and_a_rollback_is_possible_at_any_point(
                 running in MIN..WANTED as usize, wave in 1u32..6,
                 back_after in proptest::option::of(0usize..60),
             ) {
@@ -172,7 +173,7 @@ mod tests {
                         to = "old";
                     }
                     let step = Step::next(&pool, to, wave);
-                    // What is launched on the way back is of the old image.
+                    // Machines that are launched during the rollback have the old image.
                     let before = pool.machines.len();
                     if !carry_out(&mut pool, &step, &mut next_id) {
                         break;
@@ -196,7 +197,7 @@ mod tests {
         }
 
     #[test]
-    fn launched_machines_of_other_images_go_when_the_parked_ones_are_replaced_and_stay_on_the_way_back() {
+    fn launched_machines_are_replaced_after_the_parked_ones_and_kept_by_a_rollback() {
         let of = |image: &str| {
             let mut machine = machine(&format!("launched-{image}"), image, State::Running);
             set(&mut machine, tag::HANDED_OVER, tag::YES);
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_proven_is_there_before_one_that_is_parked_goes_and_the_others_follow() {
+    fn a_proven_machine_exists_before_a_parked_one_is_removed() {
         let mut machines = old(WANTED, 3);
         let mut canary = machine("i-1", "new", State::Running);
         set(&mut canary, tag::HANDED_OVER, tag::TRIAL);
@@ -230,7 +231,7 @@ mod tests {
         assert_eq!(Step::next(&pool(machines.clone()), "new", 4), Step::TakeAway(vec!["old-3".into()]));
         machines.remove(3);
         assert_eq!(Step::next(&pool(machines.clone()), "new", 4), Step::Launch(4));
-        // On the way back the one that was tried is of no use.
+        // During the rollback, the tried machine is useless.
         machines.pop();
         machines.push(canary);
         assert_eq!(Step::next(&pool(machines), "old", 4), Step::TakeAway(vec!["i-1".into()]));

@@ -1,5 +1,4 @@
-//! Machines that are tried: they take the jobs of the trial and no others, and what they make of
-//! them is stored nowhere.
+//! Trials of machines: they only take the jobs of the trial, whose results are not stored.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,13 +15,13 @@ use tokio::time::Instant;
 
 use super::checks::Check;
 
-/// A worker loads its model first.
+/// Time limit for the first reply; the worker first loads its model.
 const FIRST_WITHIN: Duration = Duration::from_secs(180);
-/// An answer comes by then, ...
+/// Time limit for each further reply.
 const NEXT_WITHIN: Duration = Duration::from_secs(60);
-/// ... and this number that never came is enough to know.
+/// Number of missing replies after which a trial has failed.
 const MISSED: usize = 3;
-/// Jobs are sent again where some machine has had none for so long.
+/// Interval after which jobs are sent again for machines that have received none.
 const AGAIN: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_secs(1);
 
@@ -36,11 +35,11 @@ pub(crate) struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    /// Opens the queues. What an interrupted trial left is taken away.
+    /// Opens the queues, and removes the jobs of an interrupted trial.
     pub(crate) async fn open(backend: &'a Backend, model: &'a str) -> anyhow::Result<Self> {
         let jobs = backend.trial(model).await?;
-        // SQS empties a queue once a minute; jobs that are left do no harm, for nobody waits for
-        // their answers.
+        // SQS purges a queue at most once per minute; remaining jobs are harmless, since nothing
+        // waits for their replies.
         let _refused = jobs.purge().await;
         let responses = backend.responses(&format!("update-{}", std::process::id())).await?;
         Ok(Self { backend, model, jobs, responses })
@@ -50,8 +49,8 @@ impl<'a> Trial<'a> {
         Ok(self.backend.close_responses(&self.responses).await?)
     }
 
-    /// Has one machine answer every check, one after the other: how long it takes is then its own
-    /// doing.
+    /// Sends all checks to one machine, one after the other, so that the times are its own. Returns
+    /// the replies; `None` for missing ones.
     pub(crate) async fn ask_all(&self, checks: &[Check]) -> anyhow::Result<Vec<Option<Reply>>> {
         let (mut replies, mut patience) = (Vec::new(), FIRST_WITHIN);
         for check in checks {
@@ -72,7 +71,7 @@ impl<'a> Trial<'a> {
         Ok(replies)
     }
 
-    /// Has each of these machines answer something; returns the replies by machine.
+    /// Sends jobs until each of these machines has replied; returns the replies by machine.
     pub(crate) async fn ask_each(
         &self,
         machines: &[String],

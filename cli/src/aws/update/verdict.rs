@@ -1,4 +1,4 @@
-//! Whether the first machine of a new image does what the old ones did. Pure.
+//! Decides whether the first machine of a new image works as well as the old ones. Pure.
 
 use std::fmt;
 
@@ -10,27 +10,27 @@ use serde::{Deserialize, Serialize};
 
 use super::checks::Check;
 
-/// What a machine showed.
+/// The results of a machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Verdict {
-    /// Images that it was asked for.
+    /// The number of checks.
     pub(crate) images: usize,
-    /// Those that it could not classify, though they can be.
+    /// The number of valid images that it failed to classify.
     pub(crate) failed: usize,
-    /// Those with a label, and how many of them it got right.
+    /// The number of images with known labels, and how many of them were correct.
     pub(crate) labelled: usize,
     pub(crate) right: usize,
-    /// Those that were uploaded lately, and how many of them got the same label again.
+    /// The number of recent uploads, and how many of them got the same label again.
     pub(crate) known: usize,
     pub(crate) agreed: usize,
-    /// How many times as long as before it took, by the median.
+    /// The median ratio of the new times to the old ones.
     pub(crate) slower: Option<f64>,
-    /// What is wrong with that.
+    /// What is wrong, if anything.
     pub(crate) wrong: Option<String>,
 }
 
 impl Verdict {
-    /// Judges answers, one for each check; `None` is one that never came.
+    /// Judges the replies, one per check; `None` is a missing one.
     pub(crate) fn of(asked: &Asked, checks: &[Check], replies: &[Option<Reply>]) -> Self {
         let mut verdict = Self { images: checks.len(), ..Self::default() };
         let (mut ratios, mut why) = (Vec::new(), None);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_is_good_where_it_answers_rightly_as_before_and_as_fast() {
+    fn a_machine_is_good_if_it_is_correct_consistent_and_fast() {
         let cat = check(Some("cat"), None);
         let known = check(None, Some(("dog", 100.0)));
         expect(&[], &[], None);

@@ -1,6 +1,6 @@
-//! The most that roles of an installation may ever do, as a permissions boundary: a policy that who
-//! keeps the account makes, and that `setup.permissions_boundary` names. It allows in wide words
-//! what the roles allow in narrow ones, so that it seldom changes.
+//! The permissions boundary of the roles of an installation: a policy that the administrator of the
+//! account creates, and that `setup.permissions_boundary` names. It covers the permissions of the
+//! roles in broader terms, so that it seldom changes.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::aws::document::Kind;
 
-/// What workers and web hosts can be allowed.
+/// Returns the maximum permissions of workers and web hosts.
 pub(crate) fn boundary(scope: &Scope) -> Value {
     let instances = [scope.arn("ec2", "instance/*")];
     let buckets = [&scope.input_bucket, &scope.output_bucket]

@@ -1,13 +1,13 @@
-//! The permissions of the person who sets an installation up, updates, inspects and deletes it.
+//! The permissions of the person who sets up, updates, inspects and deletes an installation.
 
 use serde_json::{Value, json};
 
 use super::{Scope, allow, conditional, document};
 use crate::aws::document::Kind;
 
-/// The permissions that `eirs setup`, `check` and `cleanup` need. Where roles, documents, groups,
-/// queues and buckets are given, they are looked at, filled and emptied, and neither made nor
-/// changed nor deleted.
+/// Returns the permissions for `eirs setup`, `check` and `cleanup`. If roles, documents, groups,
+/// queues and buckets are given, they are only inspected, filled and emptied, but not created,
+/// changed or deleted.
 pub(crate) fn operator(scope: &Scope) -> Value {
     let roles = scope.roles_and_profiles();
     let buckets = [&scope.input_bucket, &scope.output_bucket]
@@ -18,10 +18,10 @@ pub(crate) fn operator(scope: &Scope) -> Value {
         |kinds: &[&str]| kinds.iter().map(|kind| scope.arn("ec2", &format!("{kind}/*"))).collect::<Vec<_>>();
     let key_pair = scope.arn("ec2", &format!("key-pair/{}-key", scope.prefix));
     let mut made = vec!["RunInstances", "CreateImage", "CreateSecurityGroup", "CreateKeyPair"];
-    // The Elastic IP of the web host is made, given to a host of ours, and given back to AWS.
+    // Allocates the Elastic IP of the web host, associates it, and releases it.
     let address = |actions: &[&'static str]| if scope.elastic_ip { actions.to_vec() } else { Vec::new() };
     made.extend(address(&["AllocateAddress"]));
-    // What it takes to make such things, beside what it takes to look at them.
+    // The actions to create resources, in addition to those to inspect them.
     let and = |looking: &[&'static str], making: &[&'static str]| match scope.is_given {
         true => looking.to_vec(),
         false => [looking, making].concat(),
@@ -40,7 +40,7 @@ pub(crate) fn operator(scope: &Scope) -> Value {
                     "iam:ListRolePolicies",
                     "iam:GetInstanceProfile",
                 ],
-                // Make, tag and delete profiles, and put roles into them and out of them.
+                // Creates, tags and deletes profiles, and adds and removes their roles.
                 &["iam:DeleteRole", "iam:TagRole", "iam:*InstanceProfile"],
             ),
             &roles,
@@ -53,15 +53,15 @@ pub(crate) fn operator(scope: &Scope) -> Value {
                 "StringEquals": { "iam:PassedToService": "ec2.amazonaws.com" }
             }),
         ),
-        // Describing knows no resources.
+        // Describe actions have no resource-level permissions.
         allow(
             "LookAround",
             &["ec2:Describe*", "ssm:DescribeInstanceInformation", "sts:GetCallerIdentity", "iam:ListRoles"],
             &["*".to_owned()],
         ),
-        // A call needs the permission on each thing that it makes and on each that it uses (service
-        // authorization reference, "Amazon EC2", read on 2026-11-30). What is made is ours from the
-        // first moment.
+        // A launch needs permission for each resource that it creates or uses (service
+        // authorization reference, "Amazon EC2", read on 2026-11-30). New resources have the tag
+        // from the start.
         conditional("Launch", &["ec2:RunInstances"], &ec2(&["instance", "volume"]), scope.made_ours()),
         allow(
             "LaunchAnywhere",
@@ -91,7 +91,7 @@ pub(crate) fn operator(scope: &Scope) -> Value {
             .concat(),
             scope.made_ours(),
         ),
-        // What is somebody else's cannot be made ours by a tag.
+        // Foreign resources cannot be taken over by tagging them.
         conditional(
             "TagWhatIsMade",
             &["ec2:CreateTags"],
@@ -139,7 +139,7 @@ pub(crate) fn operator(scope: &Scope) -> Value {
             &Kind::ALL.map(|kind| scope.document(kind)),
         ),
         allow("UpgradeByThisDocumentOnly", &["ssm:SendCommand"], &[scope.document(Kind::Upgrade)]),
-        // Two statements, as for a web host's drains.
+        // Two statements, as for the drains of a web host.
         conditional("UpgradeOurs", &["ssm:SendCommand"], &[scope.arn("ec2", "instance/*")], scope.ours()),
         conditional(
             "UpgradeOursBySsm",
@@ -157,13 +157,14 @@ pub(crate) fn operator(scope: &Scope) -> Value {
     document(statements)
 }
 
-/// To fill, count and empty buckets that are somebody else's to make and delete.
+/// The actions to fill, count and empty buckets that others create and delete.
 const OF_GIVEN_BUCKETS: [&str; 5] =
     ["s3:Get*", "s3:List*", "s3:*Object", "s3:DeleteObjectVersion", "s3:AbortMultipartUpload"];
 
-/// Who may write the policies of a role that he can have a machine run with may do everything,
-/// unless the role is bounded (IAM user guide, "Permissions boundaries for IAM entities"; the
-/// actions that know the key are those of the service authorization reference, read on 2026-11-30).
+/// Permission to write the policies of a role and to pass it to a machine amounts to all
+/// permissions, unless the role has a boundary (IAM user guide, "Permissions boundaries for IAM
+/// entities"; the actions with this condition key are those of the service authorization reference,
+/// read on 2026-11-30).
 fn roles_made(scope: &Scope) -> Value {
     let actions = ["iam:CreateRole", "iam:PutRolePolicy", "iam:DeleteRolePolicy"];
     let roles = scope.roles("role");

@@ -1,4 +1,4 @@
-//! What instances may do: workers and web hosts.
+//! The permissions of instances: workers and web hosts.
 
 use eirs_platform::{
     aws::tag,
@@ -13,14 +13,14 @@ use crate::aws::{bundle::LOGS, document::Kind};
 const CONSUME: [&str; 3] = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"];
 const FIND: [&str; 2] = ["sqs:GetQueueUrl", "sqs:GetQueueAttributes"];
 
-/// What the instance of a worker of this model may do: take jobs, read images, write results,
-/// answer, report, and be told to drain.
+/// Returns the permissions of a worker for this model: take jobs, read images, write results,
+/// reply, report, and receive drain orders.
 pub(crate) fn worker(scope: &Scope, model: &str) -> Value {
     let results = scope.objects(&scope.output_bucket, "results/*");
     let versions = scope.objects(&scope.output_bucket, "versions/*");
     let attempts = scope.objects(&scope.output_bucket, "attempts/*");
     let mut statements = vec![
-        // A job that failed is sent once more.
+        // A failed job is sent again.
         allow(
             "Jobs",
             &[&CONSUME[..], &FIND[..], &["sqs:SendMessage"]].concat(),
@@ -32,7 +32,7 @@ pub(crate) fn worker(scope: &Scope, model: &str) -> Value {
             &[scope.queue(&dead_letters_name(model)), scope.queue("responses-*"), scope.queue("events")],
         ),
         allow("WhetherThereIsAController", &["sqs:ListQueueTags"], &[scope.queue("events")]),
-        // And what was erased lately.
+        // Also the note of recently erased images.
         allow(
             "Images",
             &["s3:GetObject"],
@@ -43,11 +43,11 @@ pub(crate) fn worker(scope: &Scope, model: &str) -> Value {
         ),
         allow("Results", &["s3:GetObject"], &[results.clone(), versions.clone()]),
         allow("Versions", &["s3:PutObject"], &[versions]),
-        // What was begun and never ended, by which a job that kills its workers is known.
+        // The notes of started jobs, with which jobs that kill workers are found.
         allow("Attempts", &["s3:GetObject", "s3:PutObject"], &[attempts]),
-        // A result that is stored is not written over by who does not know it: a write without
-        // `If-None-Match` or `If-Match` is refused (S3 user guide, "Enforce conditional writes").
-        // One that was given up is replaced by a verdict, when it was read.
+        // A stored result must not be overwritten without reading it: writes without
+        // `If-None-Match` or `If-Match` are refused (S3 user guide, "Enforce conditional writes").
+        // A worker that has read "given up" may replace it with a result.
         conditional(
             "NewResults",
             &["s3:PutObject"],
@@ -67,14 +67,14 @@ pub(crate) fn worker(scope: &Scope, model: &str) -> Value {
     document(statements)
 }
 
-/// What a machine that copies its logs needs: to write them, and to read none.
+/// Returns the permission to write logs, but not to read them, if machines copy their logs.
 fn logs(scope: &Scope) -> Option<Value> {
     let logs = [scope.objects(&scope.output_bucket, &format!("{LOGS}/*"))];
     scope.ship_logs.then(|| allow("Logs", &["s3:PutObject"], &logs))
 }
 
-/// What a web host may do: take uploads in, and start, drain and stop the instances that are tagged
-/// ours.
+/// Returns the permissions of a web host: accept uploads, and start, drain and stop the instances
+/// with the installation's tag.
 pub(crate) fn web(scope: &Scope) -> Value {
     let instances = scope.arn("ec2", "instance/*");
     let mut tagging =
@@ -117,14 +117,14 @@ pub(crate) fn web(scope: &Scope) -> Value {
             &[scope.objects(&scope.output_bucket, "results/*")],
         ),
         missing_is_missing(scope),
-        // EC2 knows no narrower permission to look.
+        // EC2 has no narrower permission for describing.
         allow("See", &["ec2:DescribeInstances"], &["*".to_owned()]),
         conditional("StartAndStop", &["ec2:StartInstances", "ec2:StopInstances"], &[instances], scope.ours()),
         tagging,
         allow("DrainByThisDocumentOnly", &["ssm:SendCommand"], &[scope.document(Kind::Drain)]),
-        // Two keys carry an instance's tags (service authorization reference, "AWS Systems
-        // Manager", SendCommand), and SSM's own is the one that its user guide shows. In one
-        // statement both would have to be there.
+        // Two condition keys contain an instance's tags (service authorization reference, "AWS
+        // Systems Manager", SendCommand), and the user guide of SSM shows its own one. A single
+        // statement would require both.
         conditional("DrainOurs", &["ssm:SendCommand"], &[scope.arn("ec2", "instance/*")], scope.ours()),
         conditional(
             "DrainOursBySsm",
@@ -137,7 +137,7 @@ pub(crate) fn web(scope: &Scope) -> Value {
     if scope.launches {
         statements.extend(launches(scope));
     }
-    // It is upgraded over SSM, and its operator comes in by the Session Manager.
+    // The host is upgraded over SSM, and its operator connects with Session Manager.
     statements.push(ssm_agent());
     statements.extend(logs(scope));
     statements.extend(check(scope));
@@ -145,8 +145,8 @@ pub(crate) fn web(scope: &Scope) -> Value {
     document(statements)
 }
 
-/// What a `[launch]` in a policy needs: to make machines like those of setup, with the workers'
-/// role and no other, and to terminate those again, and no others.
+/// Returns the permissions for a `[launch]` in a policy: to launch machines like those of setup,
+/// only with the workers' role, and to terminate only these.
 pub(super) fn launches(scope: &Scope) -> Vec<Value> {
     let made = [scope.arn("ec2", "instance/*"), scope.arn("ec2", "volume/*")];
     let instances = &made[..1];
@@ -184,7 +184,7 @@ pub(super) fn launches(scope: &Scope) -> Vec<Value> {
     ]
 }
 
-/// What `eirs check` looks at on a web host, to tell whether all is as setup made it.
+/// Returns the permissions of `eirs check` on a web host, for the comparison with what setup made.
 fn check(scope: &Scope) -> Vec<Value> {
     let buckets = [scope.bucket(&scope.input_bucket), scope.bucket(&scope.output_bucket)];
     let mut machines = vec!["ec2:DescribeImages", "ec2:DescribeSecurityGroups"];
@@ -212,13 +212,13 @@ fn check(scope: &Scope) -> Vec<Value> {
     ]
 }
 
-/// Without the permission to list, S3 says of a blob that is not there that one may not read it.
+/// Without permission to list, S3 reports a missing blob as access denied.
 fn missing_is_missing(scope: &Scope) -> Value {
     let buckets = [scope.bucket(&scope.input_bucket), scope.bucket(&scope.output_bucket)];
     allow("WhatIsMissingIsMissing", &["s3:ListBucket"], &buckets)
 }
 
-/// What AWS's own `AmazonSSMManagedInstanceCore` allows, without reading every parameter of the
+/// The actions of AWS's `AmazonSSMManagedInstanceCore`, except reading all parameters of the
 /// account.
 pub(super) const SSM_AGENT: [&str; 15] = [
     "ssm:UpdateInstanceInformation",

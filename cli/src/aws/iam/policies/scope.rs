@@ -1,5 +1,5 @@
-//! What the documents are about: an installation in a partition, an account and a region, and the
-//! names of what is in it.
+//! The scope of the documents: an installation in a partition, an account and a region, and the
+//! names of its resources.
 
 use std::path::Path;
 
@@ -11,17 +11,17 @@ use sha2::{Digest, Sha256};
 use super::conditional;
 use crate::aws::{bundle, document::Kind, iam::Profile};
 
-/// What CloudFormation puts in where it makes a stack ("Pseudo parameters reference" of its user
-/// guide, read on 2026-11-30).
+/// CloudFormation's pseudo parameters ("Pseudo parameters reference" of its user guide, read on
+/// 2026-11-30).
 const STACKS_ACCOUNT: &str = "${AWS::AccountId}";
 const STACKS_REGION: &str = "${AWS::Region}";
 const STACKS_PARTITION: &str = "${AWS::Partition}";
 const STACKS_DOMAIN: &str = "${AWS::URLSuffix}";
 
-/// No region has a longer name.
+/// Maximum length of a region's name.
 const LONGEST_REGION: usize = 16;
 
-/// What the documents are about.
+/// The scope of the documents.
 #[derive(Debug, Clone)]
 pub(crate) struct Scope {
     pub(crate) prefix: String,
@@ -30,9 +30,9 @@ pub(crate) struct Scope {
     pub(crate) account: String,
     pub(crate) input_bucket: String,
     pub(crate) output_bucket: String,
-    /// The first word of every ARN after `arn`, such as `aws`.
+    /// The partition in ARNs, such as `aws`.
     pub(crate) partition: &'static str,
-    /// The key that disks are encrypted with, where it is one of the account's own.
+    /// The customer key that encrypts disks, if there is one.
     pub(crate) kms_key: Option<String>,
     /// Whether a policy lets the controller launch machines.
     pub(crate) launches: bool,
@@ -40,15 +40,13 @@ pub(crate) struct Scope {
     pub(crate) ship_logs: bool,
     /// Whether the web host has an Elastic IP.
     pub(crate) elastic_ip: bool,
-    /// Whether buckets, queues, documents, groups and roles are made by somebody else, and only
-    /// used.
+    /// Whether buckets, queues, documents, groups and roles are created by others, and only used.
     pub(crate) is_given: bool,
-    /// The policy beyond which no role of the installation may do anything, where there is one.
+    /// The permissions boundary of all roles of the installation, if there is one.
     pub(crate) boundary: Option<String>,
 }
 
-/// The partition of AWS that a region is in, by the table that botocore 1.44.8 carries
-/// (`data/partitions.json`).
+/// Returns the partition of a region, by the table in botocore 1.44.8 (`data/partitions.json`).
 fn partition(region: &str) -> &'static str {
     let by_prefix = [
         ("cn-", "aws-cn"),
@@ -63,7 +61,7 @@ fn partition(region: &str) -> &'static str {
 }
 
 impl Scope {
-    /// Of an installation in an account.
+    /// Returns the scope of an installation in an account.
     pub(crate) fn of(settings: &Settings, account: &str, region: &str) -> Self {
         let bucket = |set: &Option<String>, what: &str| {
             set.clone().unwrap_or_else(|| format!("{}-{account}-{region}-{what}", settings.aws.prefix))
@@ -84,7 +82,7 @@ impl Scope {
         }
     }
 
-    /// Of a template: wherever it is deployed.
+    /// Returns the scope of a template, which can be deployed anywhere.
     pub(crate) fn of_template(settings: &Settings) -> Self {
         let scope = Self::of(settings, STACKS_ACCOUNT, STACKS_REGION);
         Self { partition: STACKS_PARTITION, is_given: true, ..scope }
@@ -110,19 +108,20 @@ impl Scope {
         self.arn("ssm", &format!("document/{}", kind.name(&self.prefix)))
     }
 
-    /// Where a bucket is found by who signs for itself, as `curl` does.
+    /// Returns the URL of a bucket, for clients that sign their own requests, such as `curl`.
     pub(crate) fn bucket_address(&self, bucket: &str) -> String {
         format!("https://{bucket}.s3.{}.{}", self.region, domain(self.partition))
     }
 
-    /// The roles of the instances (`role`), or their profiles (`instance-profile`): those of
-    /// workers, whatever their model, and that of web hosts.
+    /// Returns the ARNs of the instances' roles (`role`) or profiles (`instance-profile`): workers
+    /// of all models, and web hosts.
     pub(super) fn roles(&self, kind: &str) -> Vec<String> {
         let names = [self.regional("worker-*"), self.profile(&Profile::Web)];
         names.map(|name| format!("arn:{}:iam::{}:{kind}/{name}", self.partition, self.account)).to_vec()
     }
 
-    /// The name of a role and of its profile. An account has roles once for all regions.
+    /// Returns the name of a role and of its profile. Roles are shared by all regions of an
+    /// account.
     pub(crate) fn profile(&self, profile: &Profile) -> String {
         match profile {
             Profile::Worker(model) => self.regional(&format!("worker-{}", self.word_of(model))),
@@ -130,9 +129,9 @@ impl Scope {
         }
     }
 
-    /// A model as a part of a name of IAM, which has 64 characters and is the same in capitals
-    /// ("IAM and AWS STS quotas" of its user guide, read on 2026-11-30). A template does not know
-    /// its region.
+    /// Returns a model's name as a part of an IAM name, which has at most 64 characters and ignores
+    /// case ("IAM and AWS STS quotas" of its user guide, read on 2026-11-30). The region of a
+    /// template is unknown.
     fn word_of(&self, model: &str) -> String {
         let most = 64 - self.prefix.len() - LONGEST_REGION - "--worker-".len();
         if model.len() <= most && !model.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -143,7 +142,7 @@ impl Scope {
         format!("{}-{digest}", begin.to_ascii_lowercase())
     }
 
-    /// The name of something that an account has once for all regions.
+    /// Returns the name of a resource that all regions of an account share.
     pub(crate) fn regional(&self, what: &str) -> String {
         format!("{}-{}-{what}", self.prefix, self.region)
     }
@@ -152,7 +151,7 @@ impl Scope {
         [self.roles("role"), self.roles("instance-profile")].concat()
     }
 
-    /// By these the makers of the systems name their images.
+    /// Returns the parameters with which vendors publish their images.
     pub(super) fn public_parameters(&self) -> Vec<String> {
         let names = ["canonical", "ami-amazon-linux-latest"];
         let arn =
@@ -160,24 +159,26 @@ impl Scope {
         names.into_iter().map(arn).collect()
     }
 
-    /// The condition that a thing is tagged ours.
+    /// Returns the condition that a resource has the installation's tag.
     pub(super) fn ours(&self) -> Value {
         self.tagged("aws:ResourceTag")
     }
 
-    /// The condition that a thing is tagged ours when it is made.
+    /// Returns the condition that a resource is created with the installation's tag.
     pub(super) fn made_ours(&self) -> Value {
         self.tagged("aws:RequestTag")
     }
 
-    /// Images, or snapshots: these may be public, so that their ARNs name no account.
+    /// Returns the ARN of images or snapshots, which contains no account, because they may be
+    /// public.
     pub(super) fn public_arn(&self, kind: &str) -> String {
         format!("arn:{}:ec2:{}::{kind}/*", self.partition, self.region)
     }
 
-    /// Whose images the machines may be made of, beside ours: Amazon's, and Canonical's in each
-    /// partition ("Find Ubuntu images on AWS" in Ubuntu's documentation; condition key `ec2:Owner`
-    /// of the service authorization reference; both read on 2026-11-30).
+    /// Returns the condition for owners of images from which machines may be launched: the
+    /// installation's own account, Amazon, and Canonical in each partition ("Find Ubuntu images on
+    /// AWS" in Ubuntu's documentation; condition key `ec2:Owner` of the service authorization
+    /// reference; both read on 2026-11-30).
     pub(super) fn makers(&self) -> Value {
         let canonical: &[&str] = match self.partition {
             "aws-cn" => &["837727238323"],
@@ -193,9 +194,9 @@ impl Scope {
         json!({ "StringEquals": { format!("{key}/{}", tag::INSTALLATION): self.prefix } })
     }
 
-    /// The permissions on the key of a disk that starting or launching its instance needs, through
-    /// EC2 and not otherwise (EBS user guide, "Requirements for Amazon EBS encryption"). AWS's own
-    /// key for disks needs no permission.
+    /// Returns the permissions on the key of a disk for starting or launching its instance, only
+    /// through EC2 (EBS user guide, "Requirements for Amazon EBS encryption"). AWS's own key for
+    /// disks needs no permission.
     pub(super) fn use_of_the_key(&self) -> Vec<Value> {
         let Some(key) = &self.kms_key else { return Vec::new() };
         let keys = std::slice::from_ref(key);
@@ -214,14 +215,14 @@ impl Scope {
     }
 }
 
-/// A policy that cannot be read launches nothing, and is complained of elsewhere.
+/// An invalid policy launches nothing; it is reported elsewhere.
 fn launches(settings: &Settings) -> bool {
     let policies = bundle::policies(settings).unwrap_or_default();
     let mut parsed = policies.iter().filter_map(|(name, text)| policy::parse(Path::new(name), text).ok());
     parsed.any(|policy| policy.launch.most > 0)
 }
 
-/// What the names of a partition's services end with, by the same table.
+/// Returns the DNS suffix of services in a partition, by the same table.
 fn domain(partition: &str) -> &'static str {
     match partition {
         "aws-cn" => "amazonaws.com.cn",

@@ -1,4 +1,4 @@
-//! A server that goes and comes back, and one that wants a token.
+//! A server that goes away and comes back, and one that requires a token.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::visit::{Visit, sample_file};
 use eirs_harness::{Site, eventually, request};
 
 #[test]
-fn a_page_whose_server_is_killed_says_so_and_lives_again_with_the_next_one() {
+fn a_page_shows_the_loss_of_its_server_and_reconnects() {
     let site = Site::with_model();
     let (mut web, _worker) = (site.web(), site.worker());
     let Some(visit) = Visit::to(&web) else { return };
@@ -21,12 +21,12 @@ fn a_page_whose_server_is_killed_says_so_and_lives_again_with_the_next_one() {
     visit.connected();
     visit.pick(&[sample_file("star_0.jpg")]);
     assert_eq!(visit.settled(1)[0].label.as_deref(), Some("star"));
-    assert_eq!(visit.script("return window.isStillTheSame"), true, "nobody had to load it again");
+    assert_eq!(visit.script("return window.isStillTheSame"), true, "the page was not loaded again");
     assert_eq!(visit.complaints(), [""; 0]);
 }
 
 #[test]
-fn where_a_token_is_wanted_the_page_asks_for_it_until_it_is_a_good_one_and_then_works() {
+fn the_page_asks_for_a_required_token_until_it_is_valid() {
     let site = Site::with_model().set("EIRS_WEB__TOKENS", "tokens.json");
     let token = token(&site, &["add", "visitor"]);
     let (web, _worker) = (site.web(), site.worker());
@@ -58,7 +58,7 @@ fn use_token(visit: &Visit, token: &str) {
 }
 
 #[test]
-fn images_that_come_before_the_token_wait_for_it_through_every_wrong_one() {
+fn images_wait_for_a_valid_token() {
     let site = Site::with_model().set("EIRS_WEB__TOKENS", "tokens.json");
     let token = token(&site, &["add", "visitor"]);
     let (web, _worker) = (site.web(), site.worker());
@@ -88,7 +88,7 @@ fn images_that_come_before_the_token_wait_for_it_through_every_wrong_one() {
 }
 
 #[test]
-fn an_upload_that_is_refused_because_the_token_was_revoked_goes_on_with_the_next_one() {
+fn an_upload_with_a_revoked_token_continues_with_the_next_token() {
     let site = Site::with_model().set("EIRS_WEB__TOKENS", "tokens.json");
     let [first, second] = ["visitor", "other"].map(|name| token(&site, &["add", name]));
     let (web, _worker) = (site.web(), site.worker());

@@ -1,4 +1,4 @@
-//! Keyboards, screen readers and phones.
+//! Accessibility: keyboards, screen readers and phones.
 
 use std::collections::BTreeSet;
 
@@ -7,11 +7,11 @@ use serde_json::Value;
 use crate::visit::{Visit, sample_file};
 use eirs_harness::{POLICY, Site, eventually};
 
-/// The Tab key, as WebDriver names it.
+/// The Tab key in WebDriver.
 const TAB: &str = "\u{e004}";
 
-/// A controller, an image with its label, one with an error, and a choice of models: every control
-/// there is.
+/// A page with every control: a controller, an image with a label, one with an error, and a choice
+/// of models.
 fn busy(site: &Site, check: impl FnOnce(&Visit)) {
     let web = site.web();
     let _controller = site.controller(POLICY);
@@ -29,7 +29,7 @@ fn site() -> Site {
 }
 
 #[test]
-fn every_control_is_reached_by_the_tab_key_and_has_a_name_that_a_screen_reader_can_say() {
+fn every_control_is_reachable_by_tab_and_has_an_accessible_name() {
     busy(&site(), |visit| {
         let controls = visit.script(
             "return [...document.querySelectorAll('a[href], button, input, select, textarea, [tabindex=\"0\"]')]
@@ -43,7 +43,7 @@ fn every_control_is_reached_by_the_tab_key_and_has_a_name_that_a_screen_reader_c
             let focus = visit.script("return document.activeElement.dataset.number || ''");
             let focus = focus.as_str().unwrap_or_default().to_owned();
             if focus.is_empty() {
-                // Behind the last one is the browser's own frame.
+                // After the last control comes the browser itself.
                 continue;
             }
             let name = visit.browser.name_of_focus().expect("a name");
@@ -65,7 +65,7 @@ fn what_has_focus(visit: &Visit) -> String {
 }
 
 #[test]
-fn on_a_phone_nothing_lies_beyond_the_edge_of_the_screen() {
+fn on_a_phone_nothing_exceeds_the_width_of_the_screen() {
     busy(&site(), |visit| {
         visit.narrow(360);
         let widths = visit.script("return [document.documentElement.scrollWidth, innerWidth]");
@@ -75,7 +75,7 @@ fn on_a_phone_nothing_lies_beyond_the_edge_of_the_screen() {
 }
 
 #[test]
-fn where_the_live_state_is_the_operators_each_side_has_its_half_of_the_page() {
+fn with_a_restricted_live_state_each_listener_shows_its_part_of_the_page() {
     let site = Site::with_model()
         .set("EIRS_WEB__LIVE", "operator")
         .set("EIRS_WEB__MAX_IMAGE", "2MiB")

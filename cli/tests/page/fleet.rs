@@ -1,11 +1,11 @@
-//! The live view: what the service does, while it does it.
+//! The live view of the running service.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::visit::{Visit, sample_file};
 use eirs_harness::{POLICY, Site, eventually, image};
 
-/// Notes every state that an image of the list was said to be in.
+/// Records every state of an image in the list.
 const NOTE_STATES: &str = "
 window.states = [];
 new MutationObserver(() => {
@@ -15,7 +15,7 @@ new MutationObserver(() => {
 }).observe(document.getElementById('results'), { childList: true, subtree: true, characterData: true });";
 
 #[test]
-fn a_worker_that_the_controller_starts_is_seen_to_come_and_to_go_and_the_image_tells_what_it_waits_for() {
+fn the_page_shows_workers_start_and_stop_and_what_an_image_waits_for() {
     let site = Site::with_script("sleep 2; echo heron")
         .set("EIRS_CONTROLLER__SIMULATE__START_DELAY", "2s")
         .set("EIRS_CONTROLLER__TICK", "200ms");
@@ -28,7 +28,7 @@ fn a_worker_that_the_controller_starts_is_seen_to_come_and_to_go_and_the_image_t
     eventually("an instance is starting", || visit.text("#fleet").contains("starting").then_some(()));
     let entry = visit.settled(1).remove(0);
     assert_eq!(entry.label.as_deref(), Some("heron"));
-    assert!(!entry.cached, "it was waited for, and asked for later: {entry:?}");
+    assert!(!entry.cached, "the page waited for it, and polled: {entry:?}");
 
     let states: Vec<String> = serde_json::from_value(visit.script("return window.states")).expect("texts");
     let place = |hint: &str| states.iter().position(|state| state.starts_with(hint));
@@ -40,14 +40,14 @@ fn a_worker_that_the_controller_starts_is_seen_to_come_and_to_go_and_the_image_t
         (told.contains("start") && told.contains("drain")).then_some(told)
     });
     assert!(decisions.contains("default: "), "{decisions}");
-    eventually("nobody is left", || (!visit.text("#fleet").contains("default-1")).then_some(()));
+    eventually("no worker is left", || (!visit.text("#fleet").contains("default-1")).then_some(()));
     for name in visit.plots() {
         assert!(name.starts_with("Over the last 10 minutes: "), "{name}");
     }
     assert_eq!(visit.complaints(), [""; 0]);
 }
 
-/// Notes what each image of the list was said to be in, one after the other.
+/// Records the sequence of states of each image in the list.
 const NOTE_STATES_OF_EACH: &str = "
 window.states = {};
 new MutationObserver(() => {
@@ -59,7 +59,7 @@ new MutationObserver(() => {
 }).observe(document.getElementById('results'), { childList: true, subtree: true, characterData: true });";
 
 #[test]
-fn in_a_long_queue_each_image_is_told_how_many_are_before_it_and_that_they_become_fewer() {
+fn in_a_long_queue_each_image_shows_a_decreasing_place() {
     let site = Site::with_script("sleep 1; echo heron").set("EIRS_CONTROLLER__TICK", "200ms");
     let web = site.web();
     let others = |numbers: std::ops::Range<u32>| {
@@ -90,6 +90,6 @@ fn in_a_long_queue_each_image_is_told_how_many_are_before_it_and_that_they_becom
     let is_counting_down = |numbers: &Vec<u32>| numbers.is_sorted_by(|one, next| one > next);
     assert!(told.iter().all(is_counting_down), "{states:?}");
     let places: BTreeSet<_> = told.iter().filter_map(|numbers| numbers.first()).collect();
-    assert!(places.len() >= 2, "not everyone stands at the same place: {states:?}");
-    assert!(places.iter().all(|place| **place < 14), "who came later is not before anybody: {states:?}");
+    assert!(places.len() >= 2, "the places must differ: {states:?}");
+    assert!(places.iter().all(|place| **place < 14), "later images must not be ahead: {states:?}");
 }

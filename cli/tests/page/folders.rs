@@ -1,4 +1,4 @@
-//! Folders in, a label for each image in them out.
+//! Uploads of folders: a label for each image in them.
 
 use std::{
     fs,
@@ -10,8 +10,7 @@ use eirs_harness::{Site, eventually, image, sample};
 
 const LEFT_OUT: &str = "2 files left out: no image type that is read.";
 
-/// A folder as people have them: images in it and deeper, other files, and what systems leave for
-/// themselves.
+/// A typical folder: images at several levels, other files, and files of operating systems.
 fn album(site: &Site) -> PathBuf {
     let album = site.folder.path().join("album");
     for (path, content) in [
@@ -39,7 +38,7 @@ fn told(entries: &[Entry]) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn of_a_folder_that_is_dropped_every_image_however_deep_gets_a_label_and_what_is_left_out_is_counted() {
+fn every_image_in_a_dropped_folder_gets_a_label_and_other_files_are_counted() {
     let site = Site::with_model();
     let (web, _worker) = (site.web(), site.worker());
     let Some(visit) = Visit::to(&web) else { return };
@@ -61,7 +60,7 @@ fn of_a_folder_that_is_dropped_every_image_however_deep_gets_a_label_and_what_is
 }
 
 #[test]
-fn a_folder_that_is_chosen_gives_the_same_as_one_that_is_dropped() {
+fn a_chosen_folder_works_like_a_dropped_one() {
     let site = Site::with_model();
     let (web, _worker) = (site.web(), site.worker());
     let Some(visit) = Visit::to(&web) else { return };
@@ -75,7 +74,7 @@ fn a_folder_that_is_chosen_gives_the_same_as_one_that_is_dropped() {
 }
 
 #[test]
-fn of_a_folder_with_more_images_than_the_browser_hands_out_at_once_none_is_missing() {
+fn a_folder_larger_than_a_batch_of_the_browser_is_uploaded_completely() {
     let site = Site::new();
     let (web, _worker) = (site.web(), site.worker());
     let Some(visit) = Visit::to(&web) else { return };

@@ -1,4 +1,4 @@
-//! Images in, labels out.
+//! Uploads of images.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use crate::visit::{Visit, sample_file};
 use eirs_harness::{Site, sample};
 
 #[test]
-fn an_image_that_is_picked_gets_its_label_with_confidence_bars_and_the_second_time_it_is_marked_as_cached() {
+fn a_chosen_image_gets_its_label_and_is_marked_as_cached_the_second_time() {
     let site = Site::with_model();
     let (web, _worker) = (site.web(), site.worker());
     let Some(visit) = Visit::to(&web) else { return };
@@ -24,12 +24,12 @@ fn an_image_that_is_picked_gets_its_label_with_confidence_bars_and_the_second_ti
     assert_eq!(visit.text("#summary"), "2 images labelled");
     assert_eq!(visit.complaints(), [""; 0]);
     let refused = visit.browser.log("browser").expect("the console");
-    assert!(refused.is_empty(), "nothing fails behind what is seen: {refused:?}");
+    assert!(refused.is_empty(), "no error in the console: {refused:?}");
     assert_eq!(visit.asked_elsewhere(), [""; 0]);
 }
 
 #[test]
-fn several_images_at_once_get_a_label_each_in_the_order_in_which_they_were_picked() {
+fn several_images_get_labels_in_the_order_in_which_they_were_chosen() {
     let site = Site::with_model();
     let (web, _worker) = (site.web(), site.worker());
     let Some(visit) = Visit::to(&web) else { return };
@@ -46,7 +46,7 @@ fn several_images_at_once_get_a_label_each_in_the_order_in_which_they_were_picke
 }
 
 #[test]
-fn an_image_that_is_dropped_counts_and_so_does_one_that_is_pasted() {
+fn dropped_and_pasted_images_are_uploaded() {
     let site = Site::with_model();
     let (web, _worker) = (site.web(), site.worker());
     let Some(visit) = Visit::to(&web) else { return };
@@ -63,7 +63,7 @@ fn an_image_that_is_dropped_counts_and_so_does_one_that_is_pasted() {
 }
 
 #[test]
-fn what_is_no_image_what_is_broken_and_what_is_empty_say_so_in_plain_words() {
+fn other_broken_and_empty_files_have_clear_errors() {
     let site = Site::with_model();
     let (web, _worker) = (site.web(), site.worker());
     let Some(visit) = Visit::to(&web) else { return };
@@ -88,14 +88,14 @@ fn what_is_no_image_what_is_broken_and_what_is_empty_say_so_in_plain_words() {
         assert!(is_plain, "{entry:?}");
     }
     assert_eq!(visit.text("#summary"), "0 images labelled, 4 failed");
-    // What was refused does not stand in the way of what comes after.
+    // A refused image does not affect later ones.
     visit.pick(&[sample_file("star_0.jpg")]);
     assert_eq!(visit.settled(5)[4].label.as_deref(), Some("star"));
     assert_eq!(visit.complaints(), [""; 0]);
 }
 
 #[test]
-fn many_images_take_little_of_the_page_and_those_that_failed_come_first() {
+fn many_images_take_little_space_and_failures_come_first() {
     let site = Site::new();
     let (web, _worker) = (site.web(), site.worker());
     let Some(visit) = Visit::to(&web) else { return };

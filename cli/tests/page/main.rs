@@ -1,5 +1,5 @@
-//! The page on `/`, in a real headless Chromium, before the real executables. Without a Chromium a
-//! test says that it did not run.
+//! The page on `/`, in a real headless Chromium, served by the real executables. Without Chromium,
+//! a test reports that it did not run.
 
 #![allow(
     clippy::print_stdout,

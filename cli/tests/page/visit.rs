@@ -1,4 +1,4 @@
-//! Somebody who looks at the page, picks images and reads what it says.
+//! A visit of the page: chooses images and reads the results.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use eirs_harness::{Web, eventually};
 
-/// What the list says of one image.
+/// An entry of the list of images.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Entry {
@@ -35,26 +35,26 @@ return [...document.querySelectorAll('#results > li')].map((entry) => {
   };
 });";
 
-/// A page that is open.
+/// An open page.
 pub struct Visit {
     pub browser: Browser,
     address: String,
 }
 
 impl Visit {
-    /// Opens the page of this server; where there is no browser, notes that the test did not run.
+    /// Opens the page of this server; without a browser, notes that the test did not run.
     pub fn to(web: &Web) -> Option<Self> {
         let visit = Self::without_looking(web)?;
         visit.connected();
         Some(visit)
     }
 
-    /// The same, of a page that may not see anything yet.
+    /// The same for a page without access to the live state.
     pub fn without_looking(web: &Web) -> Option<Self> {
         Self::at(&web.address)
     }
 
-    /// Opens the page at this address.
+    /// Opens the page at this URL.
     pub fn at(address: &str) -> Option<Self> {
         let Some(installed) = Installed::find() else {
             let how = "apt-get install chromium chromium-driver";
@@ -70,7 +70,7 @@ impl Visit {
         self.browser.script(body, &[]).expect("a script that runs")
     }
 
-    /// The text of an element that is seen; empty where it is not there or hidden.
+    /// Returns the text of a visible element; empty if it is missing or hidden.
     pub fn text(&self, selector: &str) -> String {
         let body = "const at = document.querySelector(arguments[0]); return at && at.checkVisibility() ? \
             at.innerText : ''";
@@ -78,25 +78,25 @@ impl Visit {
         text.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Waits until the page says that it is live.
+    /// Waits until the page shows that it is live.
     pub fn connected(&self) {
         eventually("the page is live", || (self.text("#connection") == "live").then_some(()));
     }
 
-    /// Picks files, as in the browser's dialogue.
+    /// Chooses files, as in the file dialogue of the browser.
     pub fn pick(&self, files: &[PathBuf]) {
-        // A path with `..` in it is none for the driver.
+        // chromedriver refuses a path with `..`.
         let whole = |file: &PathBuf| file.canonicalize().expect("a file that is there").display().to_string();
         let paths: Vec<_> = files.iter().map(whole).collect();
         self.browser.type_into("#files", &paths.join("\n")).expect("files are picked");
     }
 
-    /// Picks a folder, as in the browser's other dialogue.
+    /// Chooses a folder, as in the folder dialogue of the browser.
     pub fn pick_folder(&self, folder: &Path) {
         self.browser.type_into("#folder", &folder.display().to_string()).expect("a folder is picked");
     }
 
-    /// Drops files and folders as a hand would, out of a window of files.
+    /// Drops files and folders, as from a file manager.
     pub fn drop(&self, paths: &[PathBuf]) {
         let whole = |path: &PathBuf| path.canonicalize().expect("it is there").display().to_string();
         let paths: Vec<_> = paths.iter().map(whole).collect();
@@ -107,7 +107,7 @@ impl Visit {
         }
     }
 
-    /// Drops or pastes a file: the event of the browser, with the browser's own transfer in it.
+    /// Drops or pastes a file, with the browser's event and data transfer.
     pub fn bring(&self, event: &str, name: &str, kind: &str, content: &[u8]) {
         let body = "
 const [event, name, type, bytes] = arguments;
@@ -125,7 +125,7 @@ document.body.dispatchEvent(event === 'paste'
         serde_json::from_value(self.script(ENTRIES)).expect("the list of results")
     }
 
-    /// What a screen reader says of each plot.
+    /// Returns the accessible name of each plot.
     pub fn plots(&self) -> Vec<String> {
         let names = self.script(
             "return [...document.querySelectorAll('#charts svg')].map((plot) => \
@@ -136,7 +136,7 @@ document.body.dispatchEvent(event === 'paste'
         names
     }
 
-    /// Waits until exactly this many images have a label or an error.
+    /// Waits until exactly this number of images have a label or an error.
     pub fn settled(&self, images: usize) -> Vec<Entry> {
         let mut last = Vec::new();
         eventually("every image is done", || {
@@ -146,19 +146,19 @@ document.body.dispatchEvent(event === 'paste'
         })
     }
 
-    /// What the console complains of, but for answers of the server that are no success.
+    /// Returns the errors in the console, except those about HTTP errors of the server.
     pub fn complaints(&self) -> Vec<String> {
         let entries = self.browser.log("browser").expect("the console");
         let counts = |entry: &&Value| entry["level"] == "SEVERE" && entry["source"] != "network";
         entries.iter().filter(counts).map(Value::to_string).collect()
     }
 
-    /// Every address that the browser asked, other than this server's. (Its own start page,
-    /// `chrome:`, comes from nowhere.)
+    /// Returns every URL that the browser requested from other servers. (Its own start page,
+    /// `chrome:`, is local.)
     pub fn asked_elsewhere(&self) -> Vec<String> {
         let home = format!("http://{}/", self.address);
         let asked = self.asked();
-        assert!(asked.contains(&home), "the log knows of this page: {asked:?}");
+        assert!(asked.contains(&home), "the log must contain this page: {asked:?}");
         let is_elsewhere = |url: &String| {
             !["blob:", "data:", "about:", "chrome:"]
                 .iter()
@@ -179,14 +179,14 @@ document.body.dispatchEvent(event === 'paste'
         requests.collect()
     }
 
-    /// As on a screen so wide.
+    /// Sets the width of the screen.
     pub fn narrow(&self, width: u32) {
         let screen = json!({"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": false});
         self.browser.devtools("Emulation.setDeviceMetricsOverride", &screen).expect("another width");
     }
 }
 
-/// The path of one of the built-in model's samples.
+/// Returns the path of a sample of the built-in model.
 pub fn sample_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/shapes/samples").join(name)
 }

@@ -1,4 +1,4 @@
-//! What the page says where it would be easy to claim too much.
+//! Texts of the page that could easily claim too much.
 
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use crate::visit::Visit;
 use eirs_harness::{Site, eventually};
 
-/// What an image that was sent is said to wait for, by what is known of its pool and of how many
-/// are before it.
+/// The text about an image that was sent, given the state of its pool and the number of images
+/// before it.
 fn said(visit: &Visit, pool: &Value, before: Option<u32>) -> String {
     let body = "const [pool, before] = arguments;
       return import('/assets/words.js').then(({ waitingFor }) => waitingFor(pool, before));";
@@ -16,20 +16,20 @@ fn said(visit: &Visit, pool: &Value, before: Option<u32>) -> String {
 }
 
 #[test]
-fn an_image_that_waits_is_told_what_is_known_and_no_more() {
+fn a_waiting_image_shows_only_known_facts() {
     let site = Site::new();
     let web = site.web();
     let Some(visit) = Visit::to(&web) else { return };
     let unknown = "waiting for its label";
     assert_eq!(said(&visit, &Value::Null, None), unknown);
-    // Workers ready, starting and wanted; jobs that wait and that are held; how many are before
-    // this one.
+    // Workers that are ready, starting and wanted; jobs that are waiting and in flight; and the
+    // number of images before this one.
     for (workers, jobs, before, expected) in [
         ([0, 0, 0], [1, 0], Some(0), "waiting for a worker"),
         ([0, 0, 2], [1, 0], Some(0), "waiting for a worker"),
         ([0, 1, 1], [1, 0], Some(0), "starting a worker"),
         ([0, 1, 1], [1, 0], None, "starting a worker"),
-        // One that leaves may hold it.
+        // A worker that is leaving may have the job.
         ([0, 0, 0], [0, 1], Some(0), "classifying"),
         ([1, 0, 1], [0, 1], Some(0), "classifying"),
         ([1, 0, 1], [0, 4], None, unknown),
@@ -53,7 +53,7 @@ fn an_image_that_waits_is_told_what_is_known_and_no_more() {
 }
 
 #[test]
-fn the_plots_are_called_after_the_time_that_they_show() {
+fn the_names_of_plots_have_their_time_span() {
     for (seconds, expected) in [(120, "10 minutes"), (25 * 60 + 30, "25 minutes"), (3590, "hour")] {
         let site = Site::new();
         let file = site.state().join("recording/observations.jsonl");
@@ -76,7 +76,7 @@ fn the_plots_are_called_after_the_time_that_they_show() {
 }
 
 #[test]
-fn a_worker_that_was_starting_and_is_ready_counts_once() {
+fn a_worker_that_becomes_ready_counts_once() {
     let site = Site::new();
     let web = site.web();
     let Some(visit) = Visit::to(&web) else { return };
@@ -96,7 +96,7 @@ return import('/assets/charts.js').then((charts) => {
 }
 
 #[test]
-fn money_is_told_in_figures_that_people_read() {
+fn costs_are_shown_with_readable_digits() {
     let site = Site::new();
     let web = site.web();
     let Some(visit) = Visit::to(&web) else { return };

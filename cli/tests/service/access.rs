@@ -1,4 +1,4 @@
-//! Tokens, rates, the pages of others, and what every answer says to a browser.
+//! Tokens, rates, other origins, and security headers.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use eirs_harness::{Answer, Site, Web, eventually, form, image, request};
 
-/// An image that nobody waits for, with these headers.
+/// Uploads an image without waiting, with these headers.
 fn upload(web: &Web, number: u32, headers: &[(&str, &str)]) -> Answer {
     let headers = [&[("content-type", "image/bmp")], headers].concat();
     request(&web.address, "POST", "/upload?wait=0", &headers, &image(number)).expect("an answer")
@@ -16,7 +16,7 @@ fn with_token(web: &Web, number: u32, token: &str) -> Answer {
     upload(web, number, &[("authorization", &format!("Bearer {token}"))])
 }
 
-/// What `eirs token` writes on stdout.
+/// Returns the output of `eirs token`.
 fn eirs_token(site: &Site, arguments: &[&str]) -> String {
     let output = site.command("eirs").arg("token").args(arguments).output().expect("it runs");
     let aside = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -29,7 +29,7 @@ fn site_with_tokens() -> Site {
 }
 
 #[test]
-fn who_shows_no_token_that_is_in_force_is_turned_away() {
+fn requests_without_a_valid_token_are_refused() {
     let site = site_with_tokens();
     let token = eirs_token(&site, &["add", "ci"]);
     let web = site.web();
@@ -57,9 +57,9 @@ fn who_shows_no_token_that_is_in_force_is_turned_away() {
     assert!(web.get("/metrics").body.contains("eirs_requests_turned_away_total{why=\"token\"} 5"));
 }
 
-/// A letter and its escape are the same address, also for who may use it.
+/// An escaped and a plain path are the same, also for access control.
 #[test]
-fn an_escaped_address_is_as_open_or_closed_as_the_plain_one() {
+fn an_escaped_path_has_the_same_access_control_as_the_plain_one() {
     let site = site_with_tokens();
     let token = eirs_token(&site, &["add", "ci"]);
     let web = site.web();
@@ -83,7 +83,7 @@ fn an_escaped_address_is_as_open_or_closed_as_the_plain_one() {
 }
 
 #[test]
-fn a_token_that_is_added_or_revoked_counts_without_a_restart() {
+fn added_and_revoked_tokens_take_effect_without_a_restart() {
     let site = site_with_tokens();
     let first = eirs_token(&site, &["add", "first"]);
     let web = site.web();
@@ -113,7 +113,7 @@ fn a_token_expires() {
 }
 
 #[test]
-fn a_broken_file_of_tokens_leaves_the_last_good_one_in_force() {
+fn a_broken_token_file_keeps_the_last_valid_one_in_force() {
     let site = site_with_tokens();
     let token = eirs_token(&site, &["add", "ci"]);
     let web = site.web();
@@ -130,7 +130,7 @@ fn a_broken_file_of_tokens_leaves_the_last_good_one_in_force() {
 }
 
 #[test]
-fn a_file_of_tokens_that_is_broken_at_the_start_is_78_and_named() {
+fn a_token_file_that_is_broken_at_start_is_78_and_named() {
     let site = site_with_tokens();
     let ends = |arguments: &[&str]| {
         let mut process = site.start("eirs-web", arguments);
@@ -144,7 +144,7 @@ fn a_file_of_tokens_that_is_broken_at_the_start_is_78_and_named() {
     assert!(ends(&["--check"]).contains("web.tokens: tokens.json: is not a file of tokens"));
 }
 
-/// As many as pass, and the refusal of the next one.
+/// Sends until the first refusal; returns the number of successes and the refusal.
 fn passing(mut send: impl FnMut(u32) -> Answer) -> (u32, Answer) {
     let mut passed = 0;
     loop {
@@ -166,7 +166,7 @@ fn assert_too_often(refused: &Answer, who: &str) {
 }
 
 #[test]
-fn an_address_that_sends_too_much_is_told_when_to_come_again_and_others_are_served() {
+fn an_address_above_its_rate_is_refused_with_retry_after_and_others_are_served() {
     let site = Site::new()
         .set("EIRS_WEB__RATE_PER_ADDRESS", "0.01")
         .set("EIRS_WEB__RATE_BURST", "3")
@@ -179,11 +179,11 @@ fn an_address_that_sends_too_much_is_told_when_to_come_again_and_others_are_serv
     let (passed, refused) = passing(from("198.51.100.9, 192.0.2.1"));
     assert_eq!(passed, 3);
     assert_too_often(&refused, "your address");
-    assert_eq!(from("198.51.100.8, 192.0.2.1")(1).status, 429, "whatever it claims to stand for");
+    assert_eq!(from("198.51.100.8, 192.0.2.1")(1).status, 429, "the forwarded addresses do not matter");
     assert_eq!(passing(from("192.0.2.2")).0, 3);
-    assert_eq!(web.get("/readyz").status, 200, "what costs nothing is not counted");
+    assert_eq!(web.get("/readyz").status, 200, "cheap requests are not counted");
 
-    // Two of three: the request was counted as one, and two further images are one too many.
+    // Two of three: the request counts as one, so two further images are one too many.
     let parts: Vec<_> = (10..14).map(image).collect();
     let parts: Vec<_> = parts.iter().map(|part| ("myfile", "x", part.as_slice())).collect();
     let headers = [("content-type", "multipart/form-data; boundary=XX"), ("x-forwarded-for", "192.0.2.3")];
@@ -201,7 +201,7 @@ fn without_a_trusted_proxy_a_client_is_its_connection() {
 }
 
 #[test]
-fn each_token_has_a_rate_of_its_own() {
+fn each_token_has_its_own_rate() {
     let site = site_with_tokens().set("EIRS_WEB__RATE_PER_TOKEN", "0.01").set("EIRS_WEB__RATE_BURST", "2");
     let (usual, other) = (eirs_token(&site, &["add", "usual"]), eirs_token(&site, &["add", "other"]));
     let free = eirs_token(&site, &["add", "free", "--rate", "0"]);
@@ -211,7 +211,7 @@ fn each_token_has_a_rate_of_its_own() {
     assert_too_often(&refused, "this token");
     assert_eq!(passing(|number| with_token(&web, number, &other)).0, 2);
     assert!((0..10).all(|number| with_token(&web, number, &free).status == 202));
-    // A change of the file is no fresh start.
+    // A change of the file does not reset the rates.
     let newest = eirs_token(&site, &["add", "newest"]);
     eventually("the new one is known", || (with_token(&web, 1, &newest).status == 202).then_some(()));
     assert_eq!(with_token(&web, 1, &usual).status, 429);
@@ -224,7 +224,7 @@ const PREFLIGHT: [(&str, &str); 3] = [
 ];
 
 #[test]
-fn pages_of_others_may_read_nothing_unless_they_are_listed() {
+fn other_origins_may_read_nothing_unless_they_are_listed() {
     let site = Site::new();
     let web = site.web();
     let preflight = request(&web.address, "OPTIONS", "/upload", &PREFLIGHT, b"").expect("an answer");
@@ -237,7 +237,7 @@ fn pages_of_others_may_read_nothing_unless_they_are_listed() {
 }
 
 #[test]
-fn pages_of_listed_origins_may_read_answers_and_the_reasons_of_refusals() {
+fn listed_origins_may_read_answers_and_refusals() {
     let site = site_with_tokens().set("EIRS_WEB__CORS_ORIGINS", "[\"https://a.example\"]");
     let token = eirs_token(&site, &["add", "page"]);
     let web = site.web();
@@ -264,7 +264,7 @@ fn pages_of_listed_origins_may_read_answers_and_the_reasons_of_refusals() {
 }
 
 #[test]
-fn every_answer_tells_browsers_what_may_be_made_of_it() {
+fn every_answer_has_security_headers() {
     let site = site_with_tokens();
     let token = eirs_token(&site, &["add", "ci"]);
     let web = site.web();

@@ -1,4 +1,4 @@
-//! The operator's side: a listener of its own, or not.
+//! The operator's listener, separate or shared.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -13,7 +13,7 @@ const OPERATORS: [(&str, &str, u16); 3] =
     [("GET", "/status", 200), ("GET", "/metrics", 200), ("POST", "/doorbell", 202)];
 
 #[test]
-fn what_is_the_operators_is_not_where_uploads_are_taken() {
+fn operator_endpoints_are_not_on_the_upload_listener() {
     let site = Site::new();
     let web = site.web();
     let admin = web.admin.clone().expect("it has a listener of its own");
@@ -29,7 +29,7 @@ fn what_is_the_operators_is_not_where_uploads_are_taken() {
 }
 
 #[test]
-fn without_a_listener_of_its_own_it_is_beside_the_uploads_and_behind_the_tokens() {
+fn without_an_admin_listener_operator_endpoints_need_a_token() {
     let site = Site::new().set("EIRS_WEB__ADMIN_LISTEN", "");
     let web = site.web();
     assert_eq!(web.admin, None);
@@ -49,7 +49,7 @@ fn without_a_listener_of_its_own_it_is_beside_the_uploads_and_behind_the_tokens(
     }
 }
 
-/// Asks for the events; the answer has no end.
+/// Requests the event stream, which has no end.
 fn watch(address: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(NEVER)).expect("a socket");
@@ -58,7 +58,7 @@ fn watch(address: &str) -> TcpStream {
 }
 
 #[test]
-fn the_operator_watches_a_drain_to_its_end_and_clients_are_let_go() {
+fn the_operator_sees_a_drain_to_its_end_and_clients_are_disconnected() {
     let site = Site::with_script("until test -f go; do sleep 0.05; done; echo cat");
     let (mut web, _worker) = (site.web(), site.worker());
     let admin = web.admin.clone().expect("it has a listener of its own");
@@ -79,7 +79,7 @@ fn the_operator_watches_a_drain_to_its_end_and_clients_are_let_go() {
 }
 
 #[test]
-fn the_live_state_is_kept_from_those_who_upload_where_that_is_set() {
+fn the_live_state_can_be_hidden_from_clients() {
     let page = |address: &str| {
         let html = [("accept", "text/html")];
         request(address, "GET", "/", &html, b"").expect("an answer").body
@@ -107,7 +107,7 @@ fn the_live_state_is_kept_from_those_who_upload_where_that_is_set() {
 }
 
 #[test]
-fn a_page_whose_name_leads_to_the_loopback_sees_nothing_of_the_operators() {
+fn dns_rebinding_gives_no_access_to_operator_endpoints() {
     let web = Site::new().set("EIRS_WEB__ADMIN_HOSTS", "[\"ops.example.org\"]").web();
     let admin = web.admin.clone().expect("it has a listener of its own");
     let status = |address: &str, method: &str, path: &str, host: &str| {
@@ -129,7 +129,7 @@ fn a_page_whose_name_leads_to_the_loopback_sees_nothing_of_the_operators() {
 }
 
 #[test]
-fn one_address_does_not_take_the_places_of_all_who_watch() {
+fn one_address_cannot_take_all_event_streams() {
     let web = Site::new().web();
     let begin = |stream: &mut TcpStream| {
         let mut head = [0; 12];
@@ -139,13 +139,13 @@ fn one_address_does_not_take_the_places_of_all_who_watch() {
     let mut watching: Vec<_> = (0..50).map(|_| watch(&web.address)).collect();
     assert!(watching.iter_mut().all(|stream| begin(stream) == "200"));
     assert_eq!(begin(&mut watch(&web.address)), "429");
-    // Who leaves makes room.
+    // A closed connection makes room.
     watching.pop();
     eventually("a place is free", || (begin(&mut watch(&web.address)) == "200").then_some(()));
 }
 
 #[test]
-fn the_doorbell_has_the_controller_look_long_before_its_tick() {
+fn the_doorbell_triggers_a_pass_long_before_the_tick() {
     let site = Site::new().set("EIRS_CONTROLLER__TICK", "10m");
     let web = site.web();
     let _controller = site.controller(POLICY);

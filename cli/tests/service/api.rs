@@ -1,4 +1,4 @@
-//! The service is what its own description says it is.
+//! The service conforms to its own API description.
 
 use std::{
     collections::BTreeSet,
@@ -11,17 +11,17 @@ use serde_json::Value;
 
 use eirs_harness::{POLICY, Site, eventually, request};
 
-/// A tool of others reads the description, makes requests of it, good ones and bad ones, and looks
-/// at every answer: `testing/api/schemathesis.toml` says which checks it makes.
+/// schemathesis reads the description, sends valid and invalid requests, and checks every answer,
+/// as configured in `testing/api/schemathesis.toml`.
 #[test]
-fn a_client_that_knows_only_the_description_meets_no_answer_that_is_not_in_it() {
+fn every_answer_conforms_to_the_api_description() {
     let Some(schemathesis) = schemathesis() else {
         return testing::not_run("there is no Python with schemathesis", "make test");
     };
-    // All of it on one listener.
+    // Everything on one listener.
     let site = Site::with_model().set("EIRS_WEB__ADMIN_LISTEN", "");
     let (web, _worker) = (site.web(), site.worker());
-    // For what it writes into the status.
+    // For its part of the status.
     let _controller = site.controller(&POLICY.replace("min = 0", "min = 1"));
     eventually("the controller looks", || {
         web.get("/status").json()["controller"]["pools"][0]["instances"][0].is_object().then_some(())
@@ -29,7 +29,7 @@ fn a_client_that_knows_only_the_description_meets_no_answer_that_is_not_in_it() 
     let report = site.folder.path().join("report.ndjson");
     let mut command = Command::new(schemathesis);
     command.env("PYTHONPATH", folder()).env("PYTHONDONTWRITEBYTECODE", "1");
-    // It leaves notes where it is started.
+    // It writes notes to its working directory.
     command.current_dir(site.folder.path()).arg("--config-file").arg(folder().join("schemathesis.toml"));
     command.arg("run").arg(format!("http://{}/openapi.json", web.address));
     command.args(["--no-color", "--report=ndjson", "--report-ndjson-path"]).arg(&report);
@@ -37,7 +37,7 @@ fn a_client_that_knows_only_the_description_meets_no_answer_that_is_not_in_it() 
     let said = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success(), "{said}\n{}", String::from_utf8_lossy(&run.stderr));
 
-    // Who saw refusals only has seen nothing.
+    // Seeing only refusals would prove nothing.
     let seen = answers(&std::fs::read_to_string(&report).expect("its report"));
     for (path, statuses) in [("upload", &[200, 202, 400, 404, 415, 422][..]), ("results", &[200, 400, 404])] {
         for status in statuses {
@@ -55,7 +55,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../testing/api")
 }
 
-/// The answers in a report: the first part of the path, and the status.
+/// Returns the answers in a report: the first part of the path, and the status.
 fn answers(report: &str) -> BTreeSet<(String, u64)> {
     let mut answers = BTreeSet::new();
     for line in report.lines() {
@@ -82,7 +82,7 @@ fn each_listener_describes_what_it_serves() {
 }
 
 #[test]
-fn an_address_says_which_methods_it_takes() {
+fn a_wrong_method_is_refused_with_the_allowed_ones() {
     let site = Site::new().set("EIRS_WEB__ADMIN_LISTEN", "");
     let web = site.web();
     let ask = |method, path| request(&web.address, method, path, &[], b"").expect("an answer");
@@ -104,7 +104,7 @@ fn an_address_says_which_methods_it_takes() {
 }
 
 #[test]
-fn the_page_of_the_description_lies_in_the_program() {
+fn the_page_of_the_description_is_built_in() {
     let site = Site::new();
     let web = site.web();
     let page = web.get("/docs");

@@ -1,4 +1,4 @@
-//! A certificate authority that a test makes, and what it vouches for.
+//! A certificate authority for tests, and its certificates.
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -9,7 +9,7 @@ pub struct Authority {
     pub pem: String,
 }
 
-/// A certificate of the authority for this machine, and its key.
+/// A certificate of the authority for this machine, with its key.
 pub struct Pair {
     pub certificate: CertificateDer<'static>,
     pub pem: String,
@@ -30,7 +30,7 @@ impl Authority {
         self.issue_as(|_| {})
     }
 
-    /// With what is changed in it.
+    /// The same with changes.
     pub fn issue_as(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let key = KeyPair::generate().expect("a key");
         let mut params =

@@ -1,4 +1,4 @@
-//! A backup that is made under load, and a service on what was restored.
+//! A backup under load, and a service on the restored state.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ fn eirs(site: &Site, arguments: &[&str]) -> Output {
     site.command("eirs").args(arguments).output().expect("it can be started")
 }
 
-/// As docs/OPERATIONS.md says: first the queue, then what it speaks of.
+/// As in docs/OPERATIONS.md: first the queue, then the images.
 fn back_up(site: &Site, to: &Path) -> Value {
     let file = to.join("queue.db");
     let output = eirs(site, &["backup", &file.to_string_lossy(), "--json"]);
@@ -30,7 +30,7 @@ fn back_up(site: &Site, to: &Path) -> Value {
 }
 
 #[test]
-fn a_backup_ends_under_load_and_a_service_on_what_is_restored_has_all_that_was_promised_before() {
+fn a_backup_under_load_ends_and_its_restore_has_all_accepted_images() {
     let site = Site::new();
     let web = site.web();
     let worker = site.worker();
@@ -41,7 +41,7 @@ fn a_backup_ends_under_load_and_a_service_on_what_is_restored_has_all_that_was_p
         let uploading = || {
             while !stop.load(Relaxed) {
                 let number = next.fetch_add(1, Relaxed);
-                // Some are done before the backup, of others the job is in it.
+                // Some are done before the backup; the jobs of others are in it.
                 let query = if number.is_multiple_of(2) { "?wait=0" } else { "?wait=10s" };
                 let answer = upload(&web.address, query, "x", &image(number)).expect("an answer");
                 assert!(matches!(answer.status, 200 | 202), "{answer:?}");
@@ -81,7 +81,7 @@ fn a_backup_ends_under_load_and_a_service_on_what_is_restored_has_all_that_was_p
 }
 
 #[test]
-fn what_cannot_be_backed_up_is_said_in_one_sentence() {
+fn a_backup_that_is_impossible_is_refused_in_one_sentence() {
     let site = Site::new();
     let refused = |arguments: &[&str], part: &str| {
         let output = eirs(&site, arguments);

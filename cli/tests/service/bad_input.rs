@@ -1,7 +1,7 @@
 use eirs_harness::{Site, form, image, request, sample};
 
 #[test]
-fn what_is_no_image_is_refused_before_anything_is_stored() {
+fn other_files_are_refused_before_anything_is_stored() {
     let site = Site::new();
     let web = site.web();
     for (body, status, hint) in [
@@ -19,7 +19,7 @@ fn what_is_no_image_is_refused_before_anything_is_stored() {
 }
 
 #[test]
-fn a_form_without_an_image_field_says_which_field_is_wanted() {
+fn a_form_without_an_image_is_refused_with_the_name_of_the_field() {
     let site = Site::new();
     let web = site.web();
     let headers = [("content-type", "multipart/form-data; boundary=XX")];
@@ -38,7 +38,7 @@ fn a_form_without_an_image_field_says_which_field_is_wanted() {
 fn files_that_share_a_field_are_each_an_image() {
     let site = Site::new();
     let (web, _worker) = (site.web(), site.worker());
-    // As curl sends `-F 'myfile=@a.bmp,b.bmp'`.
+    // As sent by curl for `-F 'myfile=@a.bmp,b.bmp'`.
     let mut body = b"--XX\r\nContent-Disposition: form-data; name=\"myfile\"\r\n\
         Content-Type: multipart/mixed; boundary=YY\r\n\r\n"
         .to_vec();
@@ -70,7 +70,7 @@ fn line(line: &str) -> serde_json::Value {
 }
 
 #[test]
-fn a_name_is_shown_as_the_person_saw_it_however_it_was_written() {
+fn names_are_decoded_in_any_encoding() {
     let site = Site::new();
     let (web, _worker) = (site.web(), site.worker());
     for written in [
@@ -89,7 +89,7 @@ fn a_name_is_shown_as_the_person_saw_it_however_it_was_written() {
 }
 
 #[test]
-fn a_packed_body_is_unpacked_within_the_limits_or_its_packing_is_named() {
+fn compressed_bodies_are_decoded_within_limits_or_refused_by_name() {
     let site = Site::new().set("EIRS_WEB__MAX_IMAGE", "1MiB");
     let (web, _worker) = (site.web(), site.worker());
     let send = |encoding: &str, body: &[u8]| {
@@ -123,7 +123,7 @@ fn stored(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn twenty_megabytes_are_too_large_and_the_client_lives_to_read_it() {
+fn twenty_megabytes_are_refused_and_the_client_can_read_the_answer() {
     let site = Site::new();
     let web = site.web();
     let mut large = image(1);
@@ -146,18 +146,18 @@ fn a_truncated_jpeg_and_a_bomb_are_rejected_by_the_worker_with_a_reason() {
     let answer = web.upload_bare(&bomb());
     assert_eq!(answer.status, 422, "{answer:?}");
     assert!(answer.problem().contains("30000"), "it names the size: {answer:?}");
-    assert_eq!(web.upload_bare(&bomb()).status, 422, "and the stored verdict says the same");
+    assert_eq!(web.upload_bare(&bomb()).status, 422, "and so does the stored result");
     assert_eq!(web.upload_bare(&whole).body, "heart", "the worker is alive");
 }
 
-/// A PNG that claims 30,000 x 30,000 pixels and compresses them well.
+/// A PNG that announces 30,000 x 30,000 pixels.
 fn bomb() -> Vec<u8> {
     let mut file = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
     let header = [&30_000u32.to_be_bytes()[..], &30_000u32.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
     let crc = crc32(&[b"IHDR", &header[..]].concat());
     file.extend_from_slice(&header);
     file.extend_from_slice(&crc.to_be_bytes());
-    // An empty image chunk: nobody should get as far as its content.
+    // An empty image chunk, which no decoder should reach.
     file.extend_from_slice(b"\0\0\0\0IDAT\x35\xaf\x06\x1e\0\0\0\0IEND\xae\x42\x60\x82");
     file
 }
@@ -168,7 +168,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn names_of_any_kind_come_back_and_break_nothing() {
+fn unusual_names_are_returned_and_break_nothing() {
     let site = Site::new();
     let (web, _worker) = (site.web(), site.worker());
     for (number, name) in (0..).zip([
@@ -189,7 +189,7 @@ fn names_of_any_kind_come_back_and_break_nothing() {
 }
 
 #[test]
-fn wishes_that_make_no_sense_are_explained() {
+fn invalid_parameters_are_explained() {
     let site = Site::new();
     let web = site.web();
     for (query, status, hint) in [

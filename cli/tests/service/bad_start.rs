@@ -6,7 +6,7 @@ use std::{
 
 use eirs_harness::{Process, Site};
 
-/// One clear sentence, and this exit code.
+/// Checks for one clear sentence and this exit code.
 fn assert_ends(mut process: Process, code: i32, hints: &[&str]) {
     let status = process.exit();
     let log = process.log();
@@ -56,7 +56,7 @@ fn a_state_folder_of_another_version_is_refused_by_all() {
 }
 
 #[test]
-fn a_model_that_is_missing_or_no_model_is_78_and_named() {
+fn a_missing_or_invalid_model_is_78_and_named() {
     let site = Site::with_model().set("EIRS_MODELS__DEFAULT__PATH", "model.onnx");
     assert_ends(site.start("eirs-worker", &[]), 78, &["model.onnx"]);
     fs::write(site.folder.path().join("model.onnx"), "this is no model").expect("a file");
@@ -64,7 +64,7 @@ fn a_model_that_is_missing_or_no_model_is_78_and_named() {
 }
 
 #[test]
-fn images_wait_for_a_worker_whose_model_is_mended() {
+fn images_wait_until_the_model_is_fixed() {
     let site = Site::with_model().set("EIRS_MODELS__DEFAULT__PATH", "model.onnx");
     let web = site.web();
     let pending = web.upload("?wait=0", "x", &eirs_harness::sample("heart_0.jpg")).json();
@@ -77,7 +77,7 @@ fn images_wait_for_a_worker_whose_model_is_mended() {
 }
 
 #[test]
-fn a_queue_file_that_is_none_is_one_sentence() {
+fn an_invalid_queue_file_is_one_sentence() {
     let site = Site::new();
     {
         let _web = site.web();
@@ -87,8 +87,7 @@ fn a_queue_file_that_is_none_is_one_sentence() {
     assert_ends(site.start("eirs-web", &[]), 1, &["queue.db", "not a database"]);
 }
 
-/// Root may read and write everything: it needs another user for this, who may also start the
-/// programs.
+/// Root may read and write everything, so this needs another user that may also run the programs.
 #[test]
 fn a_queue_file_of_another_user_is_one_sentence() {
     const NOBODY: u32 = 65534;
@@ -130,7 +129,7 @@ fn a_queue_file_of_another_user_is_one_sentence() {
 }
 
 #[test]
-fn a_queue_that_is_damaged_in_the_middle_is_one_sentence_that_says_what_to_do() {
+fn a_queue_damaged_in_the_middle_is_one_sentence_with_advice() {
     let site = Site::new();
     {
         let web = site.web();

@@ -6,7 +6,7 @@ use std::{
 use eirs_harness::{Site, eventually, form, image, read_answer, request, upload};
 
 #[test]
-fn a_client_that_hangs_in_the_middle_of_its_upload_holds_up_nobody_and_is_let_go() {
+fn a_client_that_hangs_during_its_upload_blocks_no_other_and_is_disconnected() {
     let site = Site::new().set("EIRS_WEB__READ_TIMEOUT", "1s");
     let (web, _worker) = (site.web(), site.worker());
     let mut hanging: Vec<_> = (0..40).map(|_| web.connect()).collect();
@@ -41,7 +41,7 @@ fn a_client_that_leaves_before_its_answer_finds_it_later() {
 }
 
 #[test]
-fn a_client_that_leaves_in_the_middle_of_its_upload_leaves_nothing_behind() {
+fn an_aborted_upload_leaves_nothing() {
     let site = Site::new();
     let (web, _worker) = (site.web(), site.worker());
     for _ in 0..20 {
@@ -54,14 +54,14 @@ fn a_client_that_leaves_in_the_middle_of_its_upload_leaves_nothing_behind() {
     assert_eq!(site.stored_results(), 1, "only the whole one");
 }
 
-/// Segments of the store, and files that only arrive.
+/// Counts segments of the store, and temporary files of uploads.
 fn files(site: &Site) -> usize {
     let count = |name: &str| std::fs::read_dir(site.state().join(name)).map_or(0, Iterator::count);
     count("images") + count("uploads")
 }
 
 #[test]
-fn a_large_image_arrives_where_it_is_stored_and_one_that_does_not_come_to_its_end_leaves_nothing() {
+fn a_large_image_is_stored_and_an_aborted_one_leaves_nothing() {
     let site = Site::new().set("EIRS_WEB__UPLOAD_MEMORY", "256KiB");
     let (web, _worker) = (site.web(), site.worker());
     let mut large = image(1);
@@ -77,10 +77,10 @@ fn a_large_image_arrives_where_it_is_stored_and_one_that_does_not_come_to_its_en
     drop(leaving);
     eventually("nothing of it is left", || (files(&site) == 0).then_some(()));
 
-    // The worker checks that the bytes are those of the id.
+    // The worker checks that the bytes match the id.
     assert_eq!(web.upload("", "x", &large).json()["label"], "noop");
     assert_eq!((files(&site), site.stored_images()), (1, 1));
-    // The same again takes no room.
+    // A repeated upload needs no space.
     assert_eq!(web.upload("?fresh=true&wait=0", "x", &large[..5_999_999]).status, 202);
     assert_eq!(web.upload("", "x", &large).json()["cached"], true);
     eventually("no other file", || (files(&site) == 2).then_some(()));
@@ -111,7 +111,7 @@ fn a_client_that_has_closed_its_sending_half_still_gets_its_answer() {
     let mut short = String::new();
     ask(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").read_to_string(&mut short).expect("an answer");
     assert!(short.contains("HTTP/1.1 200") && short.ends_with("ok\n"), "{short}");
-    eventually("nobody is left", || {
+    eventually("no connection is left", || {
         web.get("/metrics").body.contains("eirs_uploads_in_flight 0").then_some(())
     });
 }
@@ -133,14 +133,14 @@ fn the_same_image_from_fifty_clients_at_once_is_one_job() {
     });
     for (number, answer) in answers.iter().enumerate() {
         assert_eq!((answer.status, &answer.json()["label"]), (200, &"cat".into()));
-        assert_eq!(answer.json()["name"], number.to_string(), "everybody sees the own name");
+        assert_eq!(answer.json()["name"], number.to_string(), "every client gets its own name");
     }
     let calls = std::fs::read_to_string(site.folder.path().join("calls")).expect("the script's notes");
     assert_eq!(calls.lines().count(), 1, "the classifier was asked once");
 }
 
 #[test]
-fn more_uploads_than_the_limit_are_told_to_come_back() {
+fn uploads_above_the_limit_get_retry_after() {
     let site = Site::new().set("EIRS_WEB__MAX_UPLOADS", "2");
     let web = site.web();
     std::thread::scope(|scope| {
@@ -166,12 +166,12 @@ fn a_full_backlog_is_503_for_new_images_and_not_for_known_ones() {
         let _worker = site.worker();
         assert_eq!(web.upload("", "known", &image(100)).status, 200);
     }
-    // The count of what was sent may be a second old; an upload more than that shows the limit.
+    // The count may be a second old, so one more upload may pass.
     let statuses: Vec<_> = (0..5).map(|number| web.upload("?wait=0", "x", &image(number)).status).collect();
     assert!(statuses.contains(&202) && statuses.ends_with(&[503]), "{statuses:?}");
     let refused = web.upload("?wait=0", "x", &image(50));
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
-    assert_eq!(web.upload("?wait=0", "known", &image(100)).status, 200, "what is known needs no queue");
+    assert_eq!(web.upload("?wait=0", "known", &image(100)).status, 200, "a known image needs no queue");
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn one_client_has_its_share_of_the_queue() {
 }
 
 #[test]
-fn an_upload_whose_image_is_deleted_while_it_waits_is_answered_at_once_and_the_next_one_as_usual() {
+fn deleting_a_waiting_image_ends_its_upload_and_the_next_one_works() {
     let site = Site::new();
     let web = site.web();
     std::thread::scope(|scope| {

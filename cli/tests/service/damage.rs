@@ -1,5 +1,5 @@
-//! What is stored is damaged: by a power cut, a cleaner, a hand. Nothing of that becomes a verdict
-//! about an image, and the next upload puts it right.
+//! Stored data is damaged by a power cut, a cleaner or by hand. Damage never becomes a result for
+//! an image, and the next upload repairs it.
 
 use std::{
     fs::{self, File},
@@ -23,13 +23,13 @@ fn database(site: &Site) -> Connection {
     Connection::open(site.state().join("queue.db")).expect("the database")
 }
 
-/// The files that hold images.
+/// Returns the files with images.
 fn segments(site: &Site) -> Vec<PathBuf> {
     let folder = fs::read_dir(site.state().join("images")).expect("a folder");
     folder.map(|entry| entry.expect("an entry").path()).collect()
 }
 
-/// The segment of the only image, and the image's place and length in it.
+/// Returns the segment of the only image, and the offset and length of the image in it.
 fn place(site: &Site) -> (PathBuf, u64, u64) {
     let (place, bytes): (i64, i64) = database(site)
         .query_row("SELECT place, bytes FROM images WHERE key LIKE 'images/%'", [], |row| {
@@ -61,7 +61,7 @@ fn in_the_database(site: &Site, statement: &str) {
 
 type Damage = (&'static str, fn(&Site));
 
-/// What can become of a stored image before its job has run.
+/// Damage to a stored image before its job has run.
 const OF_IMAGES: [Damage; 10] = [
     ("its segment is gone", |site| fs::remove_file(place(site).0).expect("deleted")),
     ("its segment's folder is gone", |site| {
@@ -80,7 +80,7 @@ const OF_IMAGES: [Damage; 10] = [
 ];
 
 #[test]
-fn an_image_that_was_damaged_before_its_job_ran_gets_no_label_and_its_next_upload_does() {
+fn a_damaged_image_gets_no_label_but_its_next_upload_does() {
     let star = sample("star_0.jpg");
     for (what, damage) in OF_IMAGES {
         let site = Site::with_model();
@@ -101,7 +101,7 @@ fn an_image_that_was_damaged_before_its_job_ran_gets_no_label_and_its_next_uploa
 }
 
 #[test]
-fn an_image_that_was_damaged_is_stored_again_by_an_upload_while_its_job_waits() {
+fn an_upload_replaces_a_damaged_image_while_its_job_waits() {
     let star = sample("star_0.jpg");
     for (what, damage) in OF_IMAGES {
         let site = Site::with_model();
@@ -118,7 +118,7 @@ fn an_image_that_was_damaged_is_stored_again_by_an_upload_while_its_job_waits() 
     }
 }
 
-/// What can become of a stored result.
+/// Damage to a stored result.
 const OF_RESULTS: [Damage; 7] = [
     ("it is empty", |site| in_the_database(site, "UPDATE results SET body = x''")),
     ("it is torn", |site| {
@@ -138,7 +138,7 @@ const OF_RESULTS: [Damage; 7] = [
 ];
 
 #[test]
-fn a_result_that_cannot_be_read_is_said_by_check_and_made_again_by_the_next_upload() {
+fn an_unreadable_result_is_reported_by_check_and_replaced_by_the_next_upload() {
     let star = sample("star_0.jpg");
     for (what, damage) in OF_RESULTS {
         let site = Site::with_model();
@@ -165,7 +165,7 @@ fn a_result_that_cannot_be_read_is_said_by_check_and_made_again_by_the_next_uplo
 }
 
 #[test]
-fn check_says_of_unreadable_results_also_where_they_are_not_the_newest() {
+fn check_reports_unreadable_results_even_if_they_are_old() {
     let site = Site::new();
     let (web, _worker) = (site.web(), site.worker());
     for number in 0..20 {
@@ -179,7 +179,7 @@ fn check_says_of_unreadable_results_also_where_they_are_not_the_newest() {
 }
 
 #[test]
-fn a_segment_that_is_deleted_while_it_is_written_to_costs_its_images_and_none_that_follows() {
+fn a_segment_deleted_during_writes_loses_only_its_images() {
     let site = Site::new();
     let (web, _worker) = (site.web(), site.worker());
     for number in 0..3 {

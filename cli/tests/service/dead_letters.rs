@@ -1,4 +1,4 @@
-//! Jobs that are given up, as an operator finds and requeues them.
+//! An operator finds and requeues jobs that were given up.
 
 use std::{
     fs::{self, File},
@@ -11,14 +11,14 @@ use serde_json::Value;
 
 use eirs_harness::{Process, Site, Web, eventually, image};
 
-/// A service whose script fails until it is fixed, and that gives a job up after one attempt.
+/// A service whose script fails until it is fixed, with a single attempt per job.
 fn broken() -> (Site, Web, Process) {
     let site = Site::with_script("test -f fixed && echo cat || exit 3").set("EIRS_QUEUE__RETRY_FOR", "0s");
     let (web, worker) = (site.web(), site.worker());
     (site, web, worker)
 }
 
-/// Runs `eirs dead-letters` to its end: the exit code, and what it printed.
+/// Runs `eirs dead-letters`: returns the exit code and the output.
 fn dead_letters(site: &Site, arguments: &[&str]) -> (i32, String) {
     let output = site.command("eirs").arg("dead-letters").args(arguments).output().expect("eirs runs");
     let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
@@ -33,7 +33,7 @@ fn letters(site: &Site) -> Vec<Value> {
 }
 
 #[test]
-fn a_job_that_was_given_up_is_listed_with_its_reason_and_redriven_when_the_cause_is_mended() {
+fn a_dead_letter_is_listed_with_its_reason_and_redriven_after_the_fix() {
     let (site, web, _worker) = broken();
     for (number, name) in [(1, "dog.jpg"), (2, "sly\u{202e}gpj.exe")] {
         assert_eq!(web.upload("", name, &image(number)).status, 500);
@@ -48,7 +48,7 @@ fn a_job_that_was_given_up_is_listed_with_its_reason_and_redriven_when_the_cause
     assert!(code == 0 && told.starts_with("2 dead letters\n") && told.contains("1 attempt failed"), "{told}");
     assert!(!told.contains('\u{202e}') && told.lines().all(|line| line.chars().count() <= 80), "{told}");
 
-    // Too early: it is tried, and becomes a dead letter again.
+    // Too early: the job fails again, and becomes a dead letter again.
     let id = listed[0]["id"].as_str().expect("an id").to_owned();
     let (code, told) = dead_letters(&site, &["redrive", &id[..8], "--yes"]);
     assert!(code == 0 && told.ends_with("1 redriven.\n"), "{told}");
@@ -69,7 +69,7 @@ fn a_job_that_was_given_up_is_listed_with_its_reason_and_redriven_when_the_cause
 }
 
 #[test]
-fn letters_that_a_killed_look_held_come_back_by_themselves() {
+fn letters_held_by_a_killed_command_return() {
     let (site, web, _worker) = broken();
     for number in 0..3 {
         assert_eq!(web.upload("", "dog.jpg", &image(number)).status, 500);
@@ -81,7 +81,7 @@ fn letters_that_a_killed_look_held_come_back_by_themselves() {
     asked.child.wait().expect("the terminal's status");
     eventually("the lease runs out", || (letters(&site).len() == 3).then_some(()));
 
-    // One that must stop gives back its jobs at once.
+    // After a signal, it gives its letters back at once.
     let mut asked = Asked::start(&site, &format!("purge {id}"));
     asked.typed(b"\x03");
     assert_eq!(asked.child.wait().expect("its status").code(), Some(1), "{}", asked.told());
@@ -93,7 +93,7 @@ fn letters_that_a_killed_look_held_come_back_by_themselves() {
     assert_eq!(letters(&site).len(), 2);
 }
 
-/// `eirs dead-letters` at a terminal, which asks for confirmation.
+/// `eirs dead-letters` on a terminal, which asks for confirmation.
 struct Asked {
     child: Child,
     screen: PathBuf,
@@ -103,11 +103,10 @@ impl Asked {
     fn start(site: &Site, arguments: &str) -> Self {
         let screen = site.folder.path().join("screen");
         let eirs = site.command("eirs");
-        // Without `exec` a shell may stay between the two, take the key for itself and answer in
-        // its own way.
+        // Without `exec`, a shell in between may handle the key in its own way.
         let line = format!("exec {} dead-letters {arguments}", Path::new(eirs.get_program()).display());
-        // It makes a pseudo-terminal for the command; closed, it sends a hang-up, as every terminal
-        // does.
+        // `script` creates a pseudo-terminal for the command; closing it sends a hang-up, like any
+        // terminal.
         let mut command = Command::new("script");
         command.args(["-qfec", &line, "/dev/null"]).stdin(Stdio::piped()).current_dir(site.folder.path());
         for (key, value) in eirs.get_envs() {

@@ -3,7 +3,7 @@ use rustix::process::Signal;
 use eirs_harness::{POLICY, Site, eventually, image, is_gone, upload};
 
 #[test]
-fn a_worker_that_is_told_to_go_finishes_what_it_holds_and_loses_nothing() {
+fn a_draining_worker_finishes_its_jobs_and_loses_nothing() {
     let site = Site::with_script("sleep 0.2; echo cat").set("EIRS_WORKER__SLOTS", "4");
     let web = site.web();
     let mut first = site.worker();
@@ -19,7 +19,7 @@ fn a_worker_that_is_told_to_go_finishes_what_it_holds_and_loses_nothing() {
         assert!(first.exit().success(), "{}", first.log());
         assert!(first.log().contains("drained"), "{}", first.log());
         let done = site.stored_results();
-        assert!(done < 12, "the rest is for the next one");
+        assert!(done < 12, "the rest is for the next worker");
         let _second = site.worker();
         for client in clients {
             let answer = client.join().expect("no panic");
@@ -29,7 +29,7 @@ fn a_worker_that_is_told_to_go_finishes_what_it_holds_and_loses_nothing() {
 }
 
 #[test]
-fn at_the_drain_deadline_the_worker_gives_back_what_it_holds_and_leaves() {
+fn at_the_drain_deadline_a_worker_gives_its_jobs_back_and_exits() {
     let site =
         Site::with_script("test -f fast || sleep 30; echo cat").set("EIRS_WORKER__DRAIN_DEADLINE", "300ms");
     let web = site.web();
@@ -75,7 +75,7 @@ fn web_drains_held_requests_get_their_202_and_new_ones_are_refused() {
             })
             .collect();
         eventually("all are held", || (web.get("/status").json()["waiting"] == 5).then_some(()));
-        // A connection from before: the listener closes soon.
+        // On an existing connection, since the listener closes soon.
         web.process.signal(Signal::TERM);
         for request in held {
             let answer = request.join().expect("no panic");
@@ -97,8 +97,8 @@ fn an_idle_service_drains_at_once() {
 }
 
 #[test]
-fn workers_come_with_the_first_upload_and_go_when_it_is_quiet() {
-    // Nothing may outlive the test.
+fn workers_start_with_the_first_upload_and_stop_when_idle() {
+    // All processes must end with the test.
     let site = Site::new().set("EIRS_CONTROLLER__ON_EXIT", "drain");
     let (web, mut controller) = (site.web(), site.controller(POLICY));
     assert_eq!(web.upload("", "x", &image(1)).json()["label"], "noop", "from zero");
@@ -110,7 +110,7 @@ fn workers_come_with_the_first_upload_and_go_when_it_is_quiet() {
 }
 
 #[test]
-fn a_controller_that_comes_back_adopts_the_workers_that_run() {
+fn a_restarted_controller_adopts_running_workers() {
     let site = Site::new().set("EIRS_CONTROLLER__TICK", "200ms");
     let web = site.web();
     let policy = POLICY.replace("min = 0", "min = 1");
@@ -125,7 +125,7 @@ fn a_controller_that_comes_back_adopts_the_workers_that_run() {
     assert_eq!(web.workers(), pids, "the same process");
     let gone = site.controller(&policy).exit();
     assert_eq!(gone.code(), Some(1), "a third one is refused while the second runs");
-    // Nothing may outlive the test.
+    // All processes must end with the test.
     std::fs::write(site.folder.path().join("policies/default.toml"), POLICY.replace("max = 3", "max = 0"))
         .expect("a policy");
     eventually("the worker goes", || web.workers().is_empty().then_some(()));

@@ -7,7 +7,7 @@ use std::{
 use crate::metrics::value;
 use eirs_harness::{Site, eventually, image};
 
-/// A small file system under the state folder; `None` where that is not allowed.
+/// A small file system for the state folder; `None` without the permission to mount one.
 pub struct SmallDisk<'a>(&'a Site);
 
 impl<'a> SmallDisk<'a> {
@@ -33,7 +33,7 @@ impl Drop for SmallDisk<'_> {
 }
 
 #[test]
-fn a_full_disk_is_507_and_what_was_promised_is_kept() {
+fn a_full_disk_is_507_and_accepted_images_are_kept() {
     let site = Site::new();
     let Some(_disk) = SmallDisk::under(&site, "2m") else { return };
     let web = site.web();
@@ -55,7 +55,7 @@ fn a_full_disk_is_507_and_what_was_promised_is_kept() {
     assert!(!promised.is_empty());
     assert_eq!(web.get("/livez").status, 200, "the server lives");
 
-    // The operator makes room.
+    // The operator frees space.
     fs::write(site.folder.path().join("note"), "").expect("a file elsewhere");
     let grown = Command::new("mount")
         .args(["-o", "remount,size=64m"])
@@ -71,9 +71,9 @@ fn a_full_disk_is_507_and_what_was_promised_is_kept() {
 }
 
 #[test]
-fn below_the_floor_new_images_are_507_while_jobs_are_finished_and_with_room_it_goes_on_by_itself() {
+fn below_the_floor_new_images_are_507_until_space_is_freed() {
     let site = Site::new();
-    // A tenth of it is kept free.
+    // A tenth of the disk must stay free.
     let Some(_disk) = SmallDisk::under(&site, "64m") else { return };
     let web = site.web();
     let promised: Vec<_> = (0..20)
@@ -103,7 +103,7 @@ fn below_the_floor_new_images_are_507_while_jobs_are_finished_and_with_room_it_g
     for id in promised {
         assert_eq!(web.result(&id).json()["label"], "noop", "a 202 is a promise");
     }
-    assert_eq!(web.upload("", "x", &image(0)).status, 200, "what is known is still answered");
+    assert_eq!(web.upload("", "x", &image(0)).status, 200, "a known image still gets its result");
     fs::remove_file(filler).expect("deleted");
     drop(file);
     eventually("it takes images again", || (web.get("/readyz").status == 200).then_some(()));
@@ -122,8 +122,8 @@ fn a_second_web_server_on_a_state_folder_is_refused_in_one_sentence() {
     assert_eq!(first.get("/livez").status, 200);
 }
 
-/// Leaves this number of bytes free beside a file. What is written meanwhile makes it fewer, which
-/// is as good.
+/// Fills the disk with a file except for this number of bytes. Concurrent writes may reduce it
+/// further, which is fine.
 pub fn leave_free(filler: &File, bytes: u64) {
     let seen = rustix::fs::fstatvfs(filler).expect("a file system");
     let (free, size) = (seen.f_bavail * seen.f_frsize, filler.metadata().expect("a file").len());
@@ -136,7 +136,7 @@ pub fn leave_free(filler: &File, bytes: u64) {
 }
 
 #[test]
-fn wherever_on_the_way_of_an_upload_the_disk_is_full_it_is_refused_or_kept_and_nothing_is_lost() {
+fn a_disk_that_fills_at_any_point_of_an_upload_loses_nothing() {
     let site = Site::new().set("EIRS_LOCAL__KEEP_FREE", "0B");
     let Some(_disk) = SmallDisk::under(&site, "32m") else { return };
     let web = site.web();
@@ -144,8 +144,8 @@ fn wherever_on_the_way_of_an_upload_the_disk_is_full_it_is_refused_or_kept_and_n
     let filler = site.state().join("filler");
     let file = File::create(&filler).expect("a file");
     let (mut promised, mut refused) = (Vec::new(), 0);
-    // Each of the writes (the image, the database's log, its index, the segment's first page) fails
-    // in some of these rounds.
+    // In some rounds, each kind of write fails: the image, the database's log, its index, the
+    // segment's first page.
     for round in 0..48_u32 {
         leave_free(&file, u64::from(round) * 4096);
         let mut body = image(round);

@@ -1,5 +1,5 @@
-//! Kill -9, in the middle of many uploads, of each process and of all of them: every image that was
-//! answered 200 or 202 has exactly one result in the end. `make soak` does so for a long time.
+//! Kills each process and all of them with SIGKILL during many uploads: every image that got a 200
+//! or 202 has exactly one result in the end. `make soak` does so for a long time.
 
 use std::{
     collections::HashSet,
@@ -14,7 +14,7 @@ use eirs_harness::{POLICY, Process, Site, Web, eventually, eventually_within, im
 
 const UPLOADS: u32 = 1000;
 const CLIENTS: usize = 8;
-/// A quarter of the uploads takes seconds; this long only where none of them gets through.
+/// Time limit for a quarter of the uploads, which usually takes seconds.
 const LONG: Duration = Duration::from_secs(600);
 
 struct Running {
@@ -22,17 +22,17 @@ struct Running {
     controller: Process,
 }
 
-/// When the next calamity comes.
+/// The times of the kills.
 #[derive(Clone, Copy)]
 enum When {
-    /// Each time another quarter is through.
+    /// After each quarter of the uploads.
     Quarters,
-    /// Again and again, until all is through.
+    /// At intervals until all uploads are done.
     Every(Duration),
 }
 
 impl When {
-    /// How long an upload waits for its label. At full speed most of them do not.
+    /// How long an upload waits for its label. At full speed most do not wait.
     fn wait(self, number: u32) -> &'static str {
         match self {
             Self::Every(_) if !number.is_multiple_of(10) => "?wait=0",
@@ -41,17 +41,16 @@ impl When {
     }
 }
 
-/// Uploads a thousand images, and does `calamity` to the service each time another quarter is
-/// through.
-fn survive(calamity: impl FnMut(&Site, &mut Running)) {
-    survive_all(UPLOADS, When::Quarters, calamity);
+/// Uploads a thousand images, and calls `disturb` after each quarter.
+fn survive(disturb: impl FnMut(&Site, &mut Running)) {
+    survive_all(UPLOADS, When::Quarters, disturb);
 }
 
-/// Uploads, and does `calamity` to the service whenever it is time; returns how often.
-fn survive_all(uploads: u32, when: When, mut calamity: impl FnMut(&Site, &mut Running)) -> u32 {
+/// Uploads images, and calls `disturb` at the given times; returns the number of calls.
+fn survive_all(uploads: u32, when: When, mut disturb: impl FnMut(&Site, &mut Running)) -> u32 {
     let site = Site::new().set("EIRS_CONTROLLER__TICK", "300ms");
     let mut running = Running { web: site.web(), controller: site.controller(POLICY) };
-    // The web server comes back where it was.
+    // The web server restarts with the same address.
     let address = running.web.address.clone();
     let next = AtomicU32::new(0);
     let promised: Mutex<HashSet<String>> = Mutex::default();
@@ -64,7 +63,7 @@ fn survive_all(uploads: u32, when: When, mut calamity: impl FnMut(&Site, &mut Ru
                     if number >= uploads {
                         return;
                     }
-                    // As any client does: if there was no answer, upload it again.
+                    // Without an answer, the client uploads the image again.
                     let id = eventually("the upload is taken", || {
                         let answer = upload(&address, when.wait(number), "x", &image(number)).ok()?;
                         let taken = answer.status == 200 || answer.status == 202;
@@ -75,7 +74,7 @@ fn survive_all(uploads: u32, when: When, mut calamity: impl FnMut(&Site, &mut Ru
             })
         };
         let clients: Vec<_> = (0..CLIENTS).map(client).collect();
-        // Also where clients panicked: their failure is that of the test.
+        // Also if clients panicked, whose failure is that of the test.
         let are_done = || clients.iter().all(|client| client.is_finished());
         loop {
             let before = Instant::now();
@@ -89,7 +88,7 @@ fn survive_all(uploads: u32, when: When, mut calamity: impl FnMut(&Site, &mut Ru
             if eventually_within(LONG, "another quarter is through, or all is", ends) {
                 return;
             }
-            calamity(&site, &mut running);
+            disturb(&site, &mut running);
             calamities += 1;
         }
     });
@@ -103,7 +102,7 @@ fn survive_all(uploads: u32, when: When, mut calamity: impl FnMut(&Site, &mut Ru
         let pools = running.web.get("/status").json()["controller"]["pools"][0].clone();
         (pools["visible"] == 0 && pools["in_flight"] == 0).then_some(())
     });
-    // And the fleet goes, so that nothing outlives the test.
+    // The workers must end, too, so that nothing outlives the test.
     eventually("no instance runs", || running.web.workers().is_empty().then_some(()));
     running.controller.kill();
     calamities
@@ -118,7 +117,7 @@ fn kill_all_three(site: &Site, running: &mut Running) {
 fn kill_workers(running: &Running) {
     for pid in running.web.workers() {
         if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-            // It may have left by itself.
+            // It may have exited by itself.
             let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
@@ -155,7 +154,7 @@ fn a_thousand_uploads_survive_the_kill_of_all_three() {
     survive(kill_all_three);
 }
 
-/// All that was promised is kept, and the queue's log never grows.
+/// No accepted image is lost, and the queue's log stays small.
 fn soak(uploads: u32, every: Duration) {
     let mut largest = 0;
     let kills = survive_all(uploads, When::Every(every), |site, running| {
@@ -164,7 +163,7 @@ fn soak(uploads: u32, every: Duration) {
         kill_all_three(site, running);
     });
     println!("{uploads} uploads, {kills} kills of everything, the largest log had {largest} bytes");
-    assert!(kills > 1, "it was killed");
+    assert!(kills > 1, "the service must have been killed");
     assert!(largest < 16 << 20, "the queue's log had {largest} bytes");
 }
 

@@ -1,4 +1,4 @@
-//! `eirs load` beside a real service: exit codes, the page, and the fleet that the service reports.
+//! `eirs load` with a real service: exit codes, the page, and the fleet in the report.
 
 use std::{fs, path::Path};
 
@@ -12,7 +12,7 @@ fn samples() -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/shapes/samples").display().to_string()
 }
 
-/// Runs `eirs load` to its end: the exit code, and all that it said.
+/// Runs `eirs load`: returns the exit code and the output.
 fn load(site: &Site, url: &str, arguments: &[&str]) -> (i32, String) {
     let images = samples();
     let mut process =
@@ -23,7 +23,7 @@ fn load(site: &Site, url: &str, arguments: &[&str]) -> (i32, String) {
 
 #[test]
 fn an_open_loop_reports_as_json_and_as_a_page_and_goals_decide_its_exit_code() {
-    // Nothing may outlive the test.
+    // All processes must end with the test.
     let site = Site::new().set("EIRS_CONTROLLER__ON_EXIT", "drain");
     let (web, mut controller) = (site.web(), site.controller(POLICY));
     eventually("the controller's first look", || site.state().join("status.json").exists().then_some(()));
@@ -36,7 +36,7 @@ fn an_open_loop_reports_as_json_and_as_a_page_and_goals_decide_its_exit_code() {
     assert_eq!((&report["load"]["loop"], &report["load"]["rate"]), (&"open".into(), &"40@1s".into()));
     assert_eq!(report["slo"]["met"], true, "{said}");
     let fleet = report["fleet"].as_array().expect("a list");
-    let pool = &fleet.last().expect("the service told of its fleet")["pools"][0];
+    let pool = &fleet.last().expect("the service reported its fleet")["pools"][0];
     assert!(pool["name"] == "default" && pool["ready"].is_u64() && pool["visible"].is_u64(), "{pool}");
 
     let page = fs::read_to_string(site.folder.path().join("load.html")).expect("the page");
@@ -53,7 +53,7 @@ fn an_open_loop_reports_as_json_and_as_a_page_and_goals_decide_its_exit_code() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said_before_anything_is_sent() {
+fn impossible_options_are_refused_before_anything_is_sent() {
     let site = Site::new();
     for (arguments, expected) in [
         (&["--rate", "fast"][..], "--rate `fast`: `fast` is not a rate"),
@@ -69,7 +69,7 @@ fn what_cannot_be_done_is_said_before_anything_is_sent() {
 }
 
 #[test]
-fn a_trace_is_replayed_and_a_service_without_a_fleet_is_no_trouble() {
+fn a_trace_is_replayed_on_a_service_without_a_fleet() {
     let site = Site::new();
     let (web, _worker) = (site.web(), site.worker());
     fs::write(site.folder.path().join("trace.csv"), "t_seconds,count\n0,5\n10,3\n").expect("a trace");

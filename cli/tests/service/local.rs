@@ -1,4 +1,4 @@
-//! `eirs local` and the tools that work beside it.
+//! `eirs local`, and the tools that use its service.
 
 use std::{fs, path::Path};
 
@@ -24,7 +24,7 @@ impl Service {
         Self { site, process, url }
     }
 
-    /// Runs `eirs` to its end: the exit code, and all that it said.
+    /// Runs `eirs`: returns the exit code and the output.
     fn eirs(&self, arguments: &[&str]) -> (i32, String) {
         let mut process = self.site.start("eirs", arguments);
         let code = process.exit().code().expect("an exit code");
@@ -53,7 +53,7 @@ fn samples() -> String {
 }
 
 #[test]
-fn a_whole_life_from_the_first_upload_to_an_orderly_end() {
+fn a_service_from_its_first_upload_to_an_orderly_end() {
     let mut service = Service::start(Site::with_model());
     let labels = format!("{}/labels.csv", samples());
     let load = ["load", "--url", &service.url, "--image-folder", &samples(), "--labels", &labels, "--json"];
@@ -83,7 +83,7 @@ fn a_whole_life_from_the_first_upload_to_an_orderly_end() {
 }
 
 #[test]
-fn two_services_run_beside_each_other_and_each_says_where_its_status_is() {
+fn two_services_run_concurrently_and_each_prints_its_status_url() {
     let services = [(); 2].map(|()| Service::start(Site::new().unset("EIRS_WEB__ADMIN_LISTEN")));
     let places = services.each_ref().map(|service| {
         let log = service.process.log();
@@ -96,7 +96,7 @@ fn two_services_run_beside_each_other_and_each_says_where_its_status_is() {
 }
 
 #[test]
-fn a_program_that_is_killed_is_started_again_and_the_service_goes_on_where_it_was() {
+fn a_killed_program_is_restarted_and_the_service_continues() {
     let mut service = Service::start(Site::with_model());
     let address = service.url.trim_start_matches("http://").to_owned();
     for (program, star) in [("eirs-web", "star_0.jpg"), ("eirs-controller", "star_1.jpg")] {
@@ -117,7 +117,7 @@ fn a_program_that_is_killed_is_started_again_and_the_service_goes_on_where_it_wa
 }
 
 #[test]
-fn a_program_that_is_killed_again_and_again_is_started_after_a_pause_which_is_said() {
+fn a_repeatedly_killed_program_is_restarted_after_an_announced_pause() {
     let mut service = Service::start(Site::new());
     for _ in 0..4 {
         let killed = eventually("it runs", || service.find("eirs-controller"));
@@ -130,7 +130,7 @@ fn a_program_that_is_killed_again_and_again_is_started_after_a_pause_which_is_sa
     assert!(!service.process.has_ended());
 }
 
-/// A service whose controller was killed while its policy was bad, and waits to be corrected.
+/// A service whose controller was killed while its policy was invalid, and waits for a fix.
 fn with_a_bad_policy(good: &str) -> (Service, std::path::PathBuf, Pid) {
     let site = Site::with_model();
     let policies = site.folder.path().join("policies");
@@ -153,7 +153,7 @@ fn with_a_bad_policy(good: &str) -> (Service, std::path::PathBuf, Pid) {
 }
 
 #[test]
-fn a_controller_that_is_killed_while_its_policy_is_bad_starts_when_the_policy_is_good_again() {
+fn a_killed_controller_with_a_bad_policy_restarts_when_it_is_fixed() {
     let good = "[pool]\nmin = 1\nmax = 1\n";
     let (mut service, policy, worker) = with_a_bad_policy(good);
     assert!(!service.process.has_ended() && !is_gone(&worker), "it serves meanwhile");
@@ -168,7 +168,7 @@ fn a_controller_that_is_killed_while_its_policy_is_bad_starts_when_the_policy_is
 }
 
 #[test]
-fn a_worker_whose_controller_is_gone_ends_with_the_service() {
+fn a_worker_without_controller_ends_with_the_service() {
     let (mut service, _policy, worker) = with_a_bad_policy("[pool]\nmin = 1\nmax = 1\n");
     service.process.signal(Signal::INT);
     assert_eq!(service.process.exit().code(), Some(1), "{}", service.process.log());
@@ -177,7 +177,7 @@ fn a_worker_whose_controller_is_gone_ends_with_the_service() {
 }
 
 #[test]
-fn a_second_signal_kills_a_worker_that_is_busy_too() {
+fn a_second_signal_kills_even_a_busy_worker() {
     let site = Site::with_script("echo $$ > script.pid; exec sleep 600");
     let script = site.folder.path().join("script.pid");
     let mut service = Service::start(site);
@@ -217,7 +217,7 @@ fn a_bad_policy_is_78_with_file_line_and_key() {
 }
 
 #[test]
-fn a_service_whose_port_is_taken_says_so_and_leaves() {
+fn a_service_whose_port_is_taken_says_so_and_exits() {
     let (site, other) = (Site::new(), Site::new());
     let web = site.web();
     let mut process = other.start("eirs", &["local", "--listen", &web.address]);

@@ -1,4 +1,4 @@
-//! What is written about the fields of the log is what the programs write.
+//! The documentation of log fields matches the programs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,9 +8,9 @@ use std::{
 
 use proc_macro2::{TokenStream, TokenTree};
 
-/// The programs, each with the crate that is its own. What is in `platform` is of all of them.
+/// The programs, each with its own crate. The crate `platform` is shared by all.
 const PROGRAMS: [&str; 3] = ["controller", "web", "worker"];
-/// What makes an entry, or gives its fields to entries.
+/// Macros that create entries, or add fields to entries.
 const MACROS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "error_span"];
 
 fn project() -> PathBuf {
@@ -28,7 +28,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The fields that the events and spans in these tokens have, at any depth.
+/// Collects the fields of events and spans in these tokens, at any depth.
 fn fields(tokens: TokenStream, found: &mut BTreeSet<String>) {
     let tokens: Vec<_> = tokens.into_iter().collect();
     for (at, token) in tokens.iter().enumerate() {
@@ -42,8 +42,8 @@ fn fields(tokens: TokenStream, found: &mut BTreeSet<String>) {
     }
 }
 
-/// The fields among the arguments of such a macro: `name = value`, `%name`, `?name` or `name`.
-/// Behind the sentence of an event there are none, a span has its name first.
+/// Returns the fields in the arguments of such a macro: `name = value`, `%name`, `?name` or `name`.
+/// After the message of an event there are none; a span has its name first.
 fn arguments(tokens: TokenStream, is_span: bool) -> Vec<String> {
     let mut arguments = vec![Vec::new()];
     for token in tokens {
@@ -68,7 +68,7 @@ fn arguments(tokens: TokenStream, is_span: bool) -> Vec<String> {
     names
 }
 
-/// Each field of the journal, and the programs that write it.
+/// Returns each field of the journal, with the programs that write it.
 fn written() -> BTreeMap<String, BTreeSet<&'static str>> {
     let mut written = BTreeMap::<_, BTreeSet<_>>::new();
     for program in PROGRAMS {
@@ -90,7 +90,7 @@ fn written() -> BTreeMap<String, BTreeSet<&'static str>> {
 }
 
 #[test]
-fn the_tables_of_the_fields_name_those_that_the_programs_write_and_no_others() {
+fn the_tables_have_exactly_the_fields_that_the_programs_write() {
     let page = fs::read_to_string(project().join("docs/LOGS.md")).expect("the page");
     let mut documented = BTreeMap::new();
     for row in page.lines().filter(|line| line.starts_with("| `EIRS_")) {
@@ -106,7 +106,7 @@ fn the_tables_of_the_fields_name_those_that_the_programs_write_and_no_others() {
 }
 
 #[test]
-fn fields_are_found_however_they_are_written() {
+fn fields_are_found_in_any_notation() {
     let mut found = BTreeSet::new();
     let source = r#"
         fn f() {
@@ -121,9 +121,9 @@ fn fields_are_found_however_they_are_written() {
     assert_eq!(found, expected.map(str::to_owned).into());
 }
 
-/// The words of the queries that are fields.
+/// Returns the words of the queries that are fields.
 #[test]
-fn the_queries_ask_for_fields_that_there_are() {
+fn the_queries_use_existing_fields() {
     let page = fs::read_to_string(project().join("docs/LOGS.md")).expect("the page");
     let queries = page.lines().filter(|line| line.starts_with("    "));
     let words = queries.flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'));

@@ -1,5 +1,5 @@
-//! What happens around a service that is at work: files are replaced under it, its disk cannot be
-//! written to, its room comes and goes.
+//! Bad luck of a running service: replaced files, a read-only disk, and disk space that comes and
+//! goes.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ fn id_of(answer: &eirs_harness::Answer) -> String {
     answer.json()["id"].as_str().expect("an id").to_owned()
 }
 
-/// A site of the model of shapes, in files of its own.
+/// A site with the model of shapes in its own files.
 fn with_files() -> Site {
     let site = Site::with_model()
         .set("EIRS_MODELS__DEFAULT__PATH", "model.onnx")
@@ -37,20 +37,20 @@ fn shapes(name: &str) -> Vec<u8> {
     fs::read(path).expect("a file of the model")
 }
 
-/// As a careful operator does it.
+/// Replaces a file atomically, as a careful operator does.
 fn replace(site: &Site, file: &str, content: &[u8]) {
     let (beside, file) = (site.folder.path().join("beside"), site.folder.path().join(file));
     fs::write(&beside, content).expect("a file");
     fs::rename(beside, file).expect("it is in its place");
 }
 
-/// A star that no other call gives.
+/// A unique image of a star.
 fn star(number: u32) -> Vec<u8> {
     [&sample("star_0.jpg")[..], &number.to_le_bytes()].concat()
 }
 
 #[test]
-fn a_model_that_is_replaced_by_a_broken_one_under_load_gives_no_wrong_answer_and_loses_nothing() {
+fn replacing_the_model_with_a_broken_one_under_load_loses_nothing() {
     let broken: [(&str, Vec<u8>); 3] = [
         ("model.onnx", b"this is no model".to_vec()),
         ("model.onnx", shapes("shapes.onnx")[..20_000].to_vec()),
@@ -104,7 +104,7 @@ fn a_model_that_is_replaced_by_a_broken_one_under_load_gives_no_wrong_answer_and
 }
 
 #[test]
-fn a_folder_for_images_that_became_a_file_is_made_again() {
+fn an_image_folder_that_became_a_file_is_created_again() {
     let site = Site::with_script("cat \"$1\" > /dev/null && echo cat");
     let temporary = site.folder.path().join("temporary");
     fs::create_dir(&temporary).expect("a folder");
@@ -120,7 +120,7 @@ fn a_folder_for_images_that_became_a_file_is_made_again() {
 }
 
 #[test]
-fn a_state_folder_that_may_only_be_read_is_one_sentence_of_each_program_and_what_waits_there_is_kept() {
+fn a_read_only_state_folder_is_one_sentence_and_its_jobs_are_kept() {
     let site = Site::new();
     let Some(_disk) = SmallDisk::under(&site, "64m") else { return };
     let remount = |how: &str| {
@@ -151,7 +151,7 @@ fn a_state_folder_that_may_only_be_read_is_one_sentence_of_each_program_and_what
     assert_eq!(web.result(&id).json()["label"], "noop");
 }
 
-/// Has the clients end with what drops this.
+/// Ends the clients when this is dropped.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {
@@ -160,8 +160,8 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// Uploads without end, from some clients; returns what was promised and how many were refused for
-/// want of room.
+/// Uploads until `stop`, with several clients; returns the accepted images, and the number of
+/// refusals for lack of space.
 fn upload_until(address: &str, stop: &AtomicBool, next: &AtomicU32) -> (Vec<String>, u32) {
     let (mut promised, mut refused) = (Vec::new(), 0);
     while !stop.load(Relaxed) {
@@ -184,7 +184,7 @@ fn upload_until(address: &str, stop: &AtomicBool, next: &AtomicU32) -> (Vec<Stri
 }
 
 #[test]
-fn the_floor_is_reached_and_left_again_and_again_under_load_and_nothing_is_lost() {
+fn crossing_the_floor_repeatedly_under_load_loses_nothing() {
     let site = Site::new();
     let Some(_disk) = SmallDisk::under(&site, "96m") else { return };
     let (web, _worker) = (site.web(), site.worker());
@@ -193,12 +193,13 @@ fn the_floor_is_reached_and_left_again_and_again_under_load_and_nothing_is_lost(
     let (promised, refused) = thread::scope(|scope| {
         let clients: Vec<_> =
             (0..4).map(|_| scope.spawn(|| upload_until(&web.address, &stop, &next))).collect();
-        // Also where something below is not as it should be.
+        // Also after a failed assertion below.
         let _ends = Ends(&stop);
         for round in 0..3 {
             let filler = site.state().join("filler");
             let file = fs::File::create(&filler).expect("a file");
-            // Well below the floor, which is a tenth of 96 MiB: the log of the database breathes.
+            // Well below the floor, which is a tenth of 96 MiB, because the size of the database's
+            // log varies.
             leave_free(&file, 3 << 20);
             eventually("the floor is reached", || is_full(&web).then_some(()));
             let before = next.load(Relaxed);
@@ -223,12 +224,12 @@ fn the_floor_is_reached_and_left_again_and_again_under_load_and_nothing_is_lost(
 }
 
 #[test]
-fn a_state_folder_of_the_first_layout_with_jobs_in_flight_is_carried_over() {
+fn a_state_folder_of_the_first_layout_with_jobs_in_flight_is_migrated() {
     let site = Site::with_model();
     let (waiting, held) = (star(1), star(2));
     fs::create_dir_all(site.state().join("blobs/images")).expect("folders");
     fs::write(site.state().join("layout"), "1").expect("a file");
-    // The tables of that time.
+    // The tables of that version.
     let file = Connection::open(site.state().join("queue.db")).expect("a database");
     file.execute_batch(
         "PRAGMA journal_mode = WAL;
@@ -263,7 +264,7 @@ fn a_state_folder_of_the_first_layout_with_jobs_in_flight_is_carried_over() {
 }
 
 #[test]
-fn an_upload_does_not_wait_for_a_job_that_was_dropped_also_where_others_wait() {
+fn an_upload_does_not_wait_for_a_dropped_job_even_if_others_wait() {
     let site = Site::new().set("EIRS_QUEUE__RETENTION", "8s");
     let web = site.web();
     thread::scope(|scope| {
@@ -274,7 +275,7 @@ fn an_upload_does_not_wait_for_a_job_that_was_dropped_also_where_others_wait() {
             let (web, id) = (&web, id.clone());
             move || web.get(&format!("/results/{id}?wait=50s"))
         });
-        // Younger ones wait all the time.
+        // Younger jobs wait all the time.
         let mut younger = 1;
         while !old.is_finished() {
             assert_eq!(web.upload("?wait=0", "x", &image(younger)).status, 202);
@@ -293,5 +294,9 @@ fn an_upload_does_not_wait_for_a_job_that_was_dropped_also_where_others_wait() {
     assert_eq!(web.upload("?wait=0", "x", &image(100_000)).status, 202);
     assert_eq!(web.get(&format!("/results/{id}")).status, 410, "after a restart as well");
     let _worker = site.worker();
-    assert_eq!(web.upload("?wait=60s", "x", &image(0)).json()["label"], "noop", "and it may come again");
+    assert_eq!(
+        web.upload("?wait=60s", "x", &image(0)).json()["label"],
+        "noop",
+        "and it can be uploaded again"
+    );
 }

@@ -1,5 +1,5 @@
-//! The real binaries on the local backend: what bad input and bad luck get. Each test has a state
-//! folder, a web server and workers of its own.
+//! The real binaries with the local backend: bad input and bad luck. Each test has its own state
+//! folder, web server and workers.
 
 #![allow(
     clippy::print_stdout,

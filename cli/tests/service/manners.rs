@@ -16,7 +16,7 @@ fn eirs(site: &Site, arguments: &[&str]) -> Output {
     command.args(arguments).stdin(Stdio::null()).output().expect("it can be started")
 }
 
-/// Runs `eirs` on a terminal of its own, which `script` makes: all that it showed there.
+/// Runs `eirs` on a pseudo-terminal created by `script`, and returns its output.
 fn on_a_terminal(site: &Site, arguments: &str, no_color: Option<&str>) -> String {
     let program = site.command("eirs");
     let line = format!("{} {arguments}", program.get_program().to_string_lossy());
@@ -37,7 +37,7 @@ fn on_a_terminal(site: &Site, arguments: &str, no_color: Option<&str>) -> String
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Commands that paint on a terminal.
+/// Commands with colours on a terminal.
 const PAINTED: [&str; 2] = ["check", "--help"];
 
 #[test]
@@ -64,7 +64,7 @@ fn a_terminal_gets_colours_unless_no_color_is_set() {
 }
 
 #[test]
-fn a_mistyped_subcommand_is_2_and_gets_the_one_that_was_meant() {
+fn a_mistyped_subcommand_is_2_with_a_suggestion() {
     let site = Site::new();
     let output = eirs(&site, &["statsu"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -73,7 +73,7 @@ fn a_mistyped_subcommand_is_2_and_gets_the_one_that_was_meant() {
 }
 
 #[test]
-fn with_json_stdout_is_one_object_whatever_is_done() {
+fn with_json_stdout_is_one_object_for_every_command() {
     let site = Site::new().set("EIRS_CONTROLLER__POLICIES", "policies");
     std::fs::create_dir(site.folder.path().join("policies")).expect("a folder");
     std::fs::write(site.folder.path().join("policies/default.toml"), "[pool]\nmax = 1").expect("a policy");
@@ -109,11 +109,11 @@ fn with_json_stdout_is_one_object_whatever_is_done() {
 }
 
 #[test]
-fn completions_and_manual_pages_are_made_without_any_settings() {
+fn completions_and_manual_pages_need_no_settings() {
     let site = Site::new().set("EIRS_NO_SUCH", "setting");
     let completions = eirs(&site, &["completions", "bash"]);
     assert!(completions.status.success());
-    // What the shell itself says of the script.
+    // The shell itself checks the script.
     let file = site.folder.path().join("eirs.bash");
     std::fs::write(&file, &completions.stdout).expect("a file");
     let shell = "source eirs.bash && COMP_WORDS=(eirs dead-letters re) COMP_CWORD=2 && _eirs eirs re \
@@ -129,7 +129,7 @@ fn completions_and_manual_pages_are_made_without_any_settings() {
 }
 
 #[test]
-fn a_bench_that_is_interrupted_ends_its_servers_and_deletes_its_folders() {
+fn an_interrupted_bench_ends_its_servers_and_deletes_its_folders() {
     let site = Site::new();
     let (images, temporary) = (site.state().join("images"), site.state().join("temporary"));
     for folder in [&images, &temporary] {
@@ -146,7 +146,7 @@ fn a_bench_that_is_interrupted_ends_its_servers_and_deletes_its_folders() {
     assert!(!state.exists() && fs::read_dir(&temporary).unwrap().next().is_none());
 }
 
-/// Where a file of this name is, in the folder or below.
+/// Finds a file with this name in the folder or its subfolders.
 fn find(folder: &Path, name: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
     let mut below =

@@ -2,13 +2,13 @@ use std::collections::BTreeSet;
 
 use eirs_harness::{POLICY, Site, Web, eventually, image, request};
 
-/// The value of the series that begins so.
+/// Returns the value of the first series with this prefix.
 pub fn value(web: &Web, series: &str) -> Option<f64> {
     let text = web.get("/metrics").body;
     text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }
 
-/// The names in the table of the documentation.
+/// Returns the names in the table of the documentation.
 fn documented() -> BTreeSet<String> {
     let page = include_str!("../../../docs/METRICS.md");
     let names = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
@@ -19,7 +19,7 @@ fn documented() -> BTreeSet<String> {
 }
 
 #[test]
-fn every_documented_metric_is_shown_by_the_real_programs_and_the_series_of_a_deleted_pool_go() {
+fn every_documented_metric_exists_and_series_of_a_deleted_pool_disappear() {
     let site = Site::new().set("EIRS_WORKER__REPORT_EVERY", "500ms").set("EIRS_CONTROLLER__TICK", "200ms");
     let policy = POLICY.replace("min = 0", "min = 1") + "[budget]\ninstance_hours_per_day = 10\n";
     let (web, mut controller) = (site.web(), site.controller(&policy));
@@ -65,7 +65,7 @@ fn every_documented_metric_is_shown_by_the_real_programs_and_the_series_of_a_del
 }
 
 #[test]
-fn an_image_that_was_answered_later_counts_as_how_it_ended() {
+fn an_image_with_a_later_result_counts_by_its_outcome() {
     let site = Site::new();
     let web = site.web();
     assert_eq!(web.upload("?wait=0", "x", &image(1)).status, 202);

@@ -1,4 +1,4 @@
-//! What an operator orders and sees while the real controller runs.
+//! Orders and views of an operator while the real controller runs.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use eirs_harness::{POLICY, Process, Site, Web, eventually, image};
 
-/// A controller that looks often, and a web server.
+/// A controller with a short tick, and a web server.
 fn service(site: &Site) -> (Web, Process) {
     let web = site.web();
     let controller = site.controller(POLICY);
@@ -15,7 +15,7 @@ fn service(site: &Site) -> (Web, Process) {
     (web, controller)
 }
 
-/// Runs `eirs` to its end: the exit code, and what it printed.
+/// Runs `eirs`: returns the exit code and the output.
 fn eirs(site: &Site, arguments: &[&str]) -> (i32, String) {
     let output = site.command("eirs").args(arguments).output().expect("eirs runs");
     let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
@@ -33,8 +33,8 @@ fn pool(web: &Web) -> Value {
 }
 
 #[test]
-fn a_paused_controller_explains_and_does_nothing_and_a_plan_shows_what_it_would_do() {
-    // A tick never comes: everything here happens because somebody was woken.
+fn a_paused_controller_does_nothing_and_a_plan_shows_what_it_would_do() {
+    // The tick is too long to happen, so every pass here is triggered.
     let site = Site::new().set("EIRS_CONTROLLER__TICK", "10m");
     let (web, controller) = service(&site);
     let (code, told) = eirs(&site, &["pause"]);
@@ -81,7 +81,7 @@ fn a_cordoned_instance_is_drained_at_once_and_not_started_again() {
     assert!(code == 0 && told.starts_with("default-1 is cordoned and drained"), "{told}");
     eventually("default-2 serves instead", || (running("default-2") && !running("default-1")).then_some(()));
 
-    // The order outlives the controller, and the worker does too.
+    // The order and the worker outlive the controller.
     controller.kill();
     controller = site.controller(&POLICY.replace("min = 0", "min = 3"));
     let pid = controller.child.id();
@@ -107,7 +107,7 @@ fn leave_nothing(site: &Site, web: &Web, mut controller: Process) {
 }
 
 #[test]
-fn other_policies_are_tried_on_the_state_of_now_and_without_a_controller_the_past_is_unknown() {
+fn a_plan_can_use_other_policies_and_needs_a_controller_for_history() {
     let site = Site::new().set("EIRS_CONTROLLER__TICK", "200ms");
     let (web, mut controller) = service(&site);
     let others = site.folder.path().join("others");
@@ -129,7 +129,7 @@ fn other_policies_are_tried_on_the_state_of_now_and_without_a_controller_the_pas
 }
 
 #[test]
-fn the_status_is_json_with_stable_keys_and_a_page_for_people() {
+fn the_status_is_json_with_stable_keys_or_text() {
     let site = Site::new().set("EIRS_CONTROLLER__TICK", "200ms");
     let (code, told) = eirs(&site, &["status"]);
     assert!(code == 1 && told.contains("nothing has run on the state folder"), "{told}");
@@ -162,7 +162,7 @@ fn the_status_is_json_with_stable_keys_and_a_page_for_people() {
 }
 
 #[test]
-fn what_is_seen_is_recorded_and_arrivals_add_up() {
+fn observations_are_recorded_and_arrivals_add_up() {
     let site = Site::new().set("EIRS_CONTROLLER__TICK", "200ms");
     let (web, controller) = service(&site);
     for number in 0..5 {
@@ -185,7 +185,7 @@ fn what_is_seen_is_recorded_and_arrivals_add_up() {
 }
 
 #[test]
-fn a_refused_start_is_known_to_the_next_controller() {
+fn the_next_controller_knows_of_a_refused_start() {
     let site = Site::new()
         .set("EIRS_CONTROLLER__TICK", "200ms")
         .set("EIRS_CONTROLLER__SIMULATE__CAPACITY_ERROR", "1");
@@ -204,7 +204,7 @@ fn a_refused_start_is_known_to_the_next_controller() {
     assert!(controller.exit().success());
     let learnt = fs::read_to_string(site.state().join("learnt.json")).expect("it was written at the end");
     assert!(learnt.contains("\"capacity\": true"), "{learnt}");
-    // Broken, it is one warning and a fresh start.
+    // An invalid file is one warning, and the controller starts without history.
     fs::write(site.state().join("learnt.json"), "{").expect("a broken file");
     let next = site.controller(POLICY);
     eventually("it says so and goes on", || {
@@ -214,7 +214,7 @@ fn a_refused_start_is_known_to_the_next_controller() {
 }
 
 #[test]
-fn a_simulated_start_delay_and_boots_that_fail_are_seen() {
+fn a_simulated_start_delay_and_failing_boots_are_observed() {
     let site = Site::new()
         .set("EIRS_CONTROLLER__TICK", "200ms")
         .set("EIRS_CONTROLLER__SIMULATE__START_DELAY", "1s..2s");
@@ -222,14 +222,14 @@ fn a_simulated_start_delay_and_boots_that_fail_are_seen() {
     let start = std::time::Instant::now();
     assert_eq!(web.upload("", "x", &image(1)).json()["label"], "noop");
     assert!(start.elapsed() >= std::time::Duration::from_secs(1), "{:?}", start.elapsed());
-    // A controller without a pass since then would know no worker, and leave one running.
+    // A new controller without a pass would not know the worker, and leave it running.
     eventually("the controller has seen the worker", || (!web.workers().is_empty()).then_some(()));
     leave_nothing(&site, &web, controller);
     drop(web);
 
     let site = site.set("EIRS_CONTROLLER__SIMULATE__BOOT_FAILURE", "1");
     let web = site.web();
-    // Of three starts that come to nothing one at least ends at once, by the seed that is set.
+    // With this seed, at least one of three failing starts ends at once.
     let _controller = site.controller(&POLICY.replace("min = 0", "min = 3"));
     eventually("a start comes to nothing", || {
         let error = pool(&web)["instances"].to_string();

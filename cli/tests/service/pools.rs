@@ -1,4 +1,4 @@
-//! Pools beside each other, and policies that change while the real controller runs.
+//! Several pools, and policies that change while the real controller runs.
 
 use std::{fs, process::Command};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use eirs_harness::{POLICY, Process, Site, eventually, image, sample};
 
-/// Two models: the one that is built in, and `quick`, which answers `noop` to everything.
+/// Two models: the built-in one, and `quick`, whose label is always `noop`.
 fn two_models() -> Site {
     Site::with_model().set("EIRS_MODELS__QUICK__CLASSIFIER", "noop").set("EIRS_CONTROLLER__ON_EXIT", "drain")
 }
@@ -15,13 +15,13 @@ fn two_models() -> Site {
 fn write_policy(site: &Site, pool: &str, policy: &str) {
     let folder = site.folder.path().join("policies");
     fs::create_dir_all(&folder).expect("a folder");
-    // As careful tools do it: written aside and moved.
+    // Like careful tools: written to another file and renamed.
     let beside = folder.join(format!("{pool}.new"));
     fs::write(&beside, policy).expect("a policy");
     fs::rename(beside, folder.join(format!("{pool}.toml"))).expect("a policy");
 }
 
-/// What `eirs status --json` says of a pool.
+/// Returns the part of `eirs status --json` about a pool.
 fn pool(site: &Site, name: &str) -> Option<Value> {
     let mut status: Command = site.command("eirs");
     let output = status.args(["status", "--json"]).output().expect("eirs runs");
@@ -30,7 +30,7 @@ fn pool(site: &Site, name: &str) -> Option<Value> {
     pools.iter().find(|pool| pool["name"] == name).cloned()
 }
 
-/// The instances of a pool that run.
+/// Returns the running instances of a pool.
 fn running(site: &Site, name: &str) -> Vec<String> {
     let pool = pool(site, name).unwrap_or_default();
     let instances = pool["instances"].as_array().cloned().unwrap_or_default();
@@ -38,7 +38,7 @@ fn running(site: &Site, name: &str) -> Vec<String> {
     running.filter_map(|instance| instance["id"].as_str().map(str::to_owned)).collect()
 }
 
-/// Ends the controller, which sends its workers home first.
+/// Stops the controller, which first drains its workers.
 fn end(mut controller: Process) {
     controller.signal(Signal::TERM);
     assert!(controller.exit().success(), "{}", controller.log());
@@ -47,7 +47,7 @@ fn end(mut controller: Process) {
 #[test]
 fn each_pool_serves_its_own_model_from_its_own_queue_with_its_own_instances() {
     let site = two_models().set("EIRS_CONTROLLER__TICK", "10m");
-    // Running ones stay: what was started and what was not is reported at the end.
+    // Running instances stay, so that the end of the test sees which ones were started.
     let lasting = POLICY.replace("idle = \"1s\"", "idle = \"1h\"");
     write_policy(&site, "quick-pool", &lasting.replace("model = \"default\"", "model = \"quick\""));
     let web = site.web();
@@ -69,7 +69,7 @@ fn each_pool_serves_its_own_model_from_its_own_queue_with_its_own_instances() {
     eventually("the other pool has one, too", || (running(&site, "default") == ["default-1"]).then_some(()));
     assert_eq!(running(&site, "quick-pool"), ["quick-pool-1"]);
 
-    // Work for one pool is none of the other's.
+    // Jobs of one pool do not affect the other.
     for number in 0..40 {
         assert_eq!(web.upload("?model=quick", "x", &image(number)).json()["label"], "noop");
     }
@@ -85,8 +85,8 @@ fn each_pool_serves_its_own_model_from_its_own_queue_with_its_own_instances() {
 }
 
 #[test]
-fn a_rule_that_is_edited_while_the_controller_runs_counts_at_once() {
-    // A tick never comes: everything here happens because somebody was woken.
+fn an_edited_rule_takes_effect_at_once() {
+    // The tick is too long to happen, so every pass here is triggered.
     let site = two_models().set("EIRS_CONTROLLER__TICK", "10m");
     let web = site.web();
     let controller = site.controller(POLICY);
@@ -95,7 +95,7 @@ fn a_rule_that_is_edited_while_the_controller_runs_counts_at_once() {
     let wish = eventually("the backlog counts", || rule("backlog"));
     assert_eq!((&wish["instances"], &wish["because"]), (&0.into(), &"10 for each instance".into()));
 
-    // A slip first: the file is complained about, and nothing changes.
+    // First a typo: the file is reported, and nothing changes.
     let edited = POLICY.replace("kind = \"backlog\"\nper_instance = 10", "kind = \"latency\"\np95 = \"2s\"");
     write_policy(&site, "default", &edited.replace("p95", "p59"));
     let complaint = eventually("the slip is seen", || {

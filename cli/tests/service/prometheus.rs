@@ -1,4 +1,4 @@
-//! What Prometheus makes of the metrics and the alerts, by its own tool.
+//! Metrics and alerts, checked with Prometheus's own tool.
 
 use std::{
     io::Write,
@@ -10,7 +10,7 @@ use eirs_platform::testing;
 
 use eirs_harness::{POLICY, Site, eventually, image, request};
 
-/// Runs `promtool` in the project, with this for its standard input; it must find nothing wrong.
+/// Runs `promtool` in the project with this standard input; it must find no errors.
 fn promtool(arguments: &[&str], input: &str) {
     let Some(promtool) = testing::promtool() else {
         return testing::not_run("there is no promtool", "make test, on Debian or Ubuntu");
@@ -26,13 +26,13 @@ fn promtool(arguments: &[&str], input: &str) {
 }
 
 #[test]
-fn prometheus_takes_the_alerts_and_they_fire_when_they_should_and_not_otherwise() {
+fn prometheus_accepts_the_alerts_and_they_fire_as_tested() {
     promtool(&["check", "rules", "docs/alerts.yml"], "");
     promtool(&["test", "rules", "testing/prometheus/alerts.yml"], "");
 }
 
 #[test]
-fn no_alert_is_without_a_test() {
+fn every_alert_has_a_test() {
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let read = |path: PathBuf| std::fs::read_to_string(path).expect("a file");
     let tests = read(project.join("testing/prometheus/alerts.yml"));
@@ -46,7 +46,7 @@ fn no_alert_is_without_a_test() {
 }
 
 #[test]
-fn prometheus_finds_nothing_wrong_with_a_scrape() {
+fn prometheus_finds_no_errors_in_a_scrape() {
     let site = Site::new().set("EIRS_WORKER__REPORT_EVERY", "500ms").set("EIRS_CONTROLLER__TICK", "200ms");
     let (web, _controller) = (site.web(), site.controller(&POLICY.replace("min = 0", "min = 1")));
     assert_eq!(web.upload("", "x", &image(1)).json()["label"], "noop");
@@ -57,7 +57,7 @@ fn prometheus_finds_nothing_wrong_with_a_scrape() {
 }
 
 #[test]
-fn scrapers_are_answered_in_the_format_that_they_ask_for() {
+fn scrapers_get_the_requested_format() {
     let site = Site::new();
     let web = site.web();
     let admin = web.admin.as_deref().expect("it has a listener of its own");

@@ -1,4 +1,4 @@
-//! Requests as HTTP allows them and clients seldom send them, and such as it does not allow.
+//! Unusual but valid HTTP requests, and invalid ones.
 
 use std::{
     io::{Read, Write},
@@ -7,14 +7,14 @@ use std::{
 
 use eirs_harness::{Answer, Site, Web, eventually, image, read_answer};
 
-/// Sends this as it is, and reads to the end.
+/// Sends these bytes, and reads to the end.
 fn exchange(web: &Web, request: &[u8]) -> Answer {
     let mut stream = web.connect();
     stream.write_all(request).expect("sent");
     read_answer(&mut stream).expect("an answer")
 }
 
-/// An upload with these lines in its header, of a body that is sent as it is.
+/// An upload with these header lines, whose body is sent unchanged.
 fn post(lines: &str, body: &[u8]) -> Vec<u8> {
     [format!("POST /upload HTTP/1.1\r\nconnection: close\r\n{lines}\r\n").as_bytes(), body].concat()
 }
@@ -44,7 +44,7 @@ fn a_request_of_http_1_1_names_one_host_and_one_of_http_1_0_need_not() {
 }
 
 #[test]
-fn a_client_of_http_1_0_that_has_closed_its_sending_half_still_gets_its_answer() {
+fn an_http_1_0_client_that_half_closed_still_gets_its_answer() {
     let site = Site::new().set("EIRS_WEB__MAX_UPLOADS", "1");
     let web = site.web();
     let ask = |number| {
@@ -54,7 +54,7 @@ fn a_client_of_http_1_0_that_has_closed_its_sending_half_still_gets_its_answer()
         eventually("the upload waits", || (web.get("/status").json()["uploads"] == 1).then_some(()));
         stream
     };
-    // One that has left looks the same, and keeps no place.
+    // A client that has left looks the same, and keeps no place.
     drop(ask(1));
     eventually("it has left", || (web.get("/status").json()["uploads"] == 0).then_some(()));
     let mut half = ask(2);
@@ -91,12 +91,12 @@ fn chunks_are_read_with_extensions_and_trailers_and_other_codings_are_refused() 
     }
 }
 
-/// A refusal is one even where no request could be read.
+/// A refusal is well-formed even if no request could be parsed.
 #[test]
-fn what_is_not_http_is_refused_with_a_status_and_a_sentence() {
+fn invalid_http_is_refused_with_a_status_and_a_sentence() {
     let site = Site::new();
     let web = site.web();
-    // hyper reads a little more than it was said, where more than one request comes at once.
+    // With several requests at once, hyper reads a little more than its limit.
     let long = "x".repeat(100_000);
     let many = "a: b\r\n".repeat(101);
     for (request, status, what) in [
@@ -127,7 +127,7 @@ fn what_is_not_http_is_refused_with_a_status_and_a_sentence() {
             answer.header("date").is_some() && answer.header("connection") == Some("close"),
             "{answer:?}"
         );
-        // The same after a request that was answered, and where both come at once.
+        // The same after an answered request, and if both arrive at once.
         let both = [b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n", request.as_bytes()].concat();
         let second = exchange(&web, &both).body;
         assert!(second.starts_with(&format!("ok\nHTTP/1.1 {status} ")), "{shown:?}: {second}");
@@ -136,7 +136,7 @@ fn what_is_not_http_is_refused_with_a_status_and_a_sentence() {
 }
 
 #[test]
-fn a_client_that_sends_on_after_what_is_not_http_sees_why_it_was_refused() {
+fn a_client_that_keeps_sending_after_invalid_http_sees_the_refusal() {
     let site = Site::new();
     let web = site.web();
     for _ in 0..10 {
@@ -147,9 +147,9 @@ fn a_client_that_sends_on_after_what_is_not_http_sees_why_it_was_refused() {
     }
 }
 
-/// Everybody who leaves gives back the place at once, wherever they were.
+/// Clients that leave give back their place at once, at any point.
 #[test]
-fn clients_that_leave_keep_no_place_whatever_they_were_at() {
+fn clients_that_leave_at_any_point_keep_no_place() {
     let site = Site::new().set("EIRS_WEB__MAX_UPLOADS", "1");
     let web = site.web();
     let uploads = |wanted: u64| {

@@ -1,5 +1,4 @@
-//! Every refusal arrives, also where the client first sends all of its body and only then looks for
-//! an answer.
+//! Every refusal arrives, even if the client sends all of its body before it reads the answer.
 
 use std::{
     io::{Read, Write},
@@ -9,7 +8,7 @@ use std::{
 
 use eirs_harness::{Answer, NEVER, Site, Web, eventually, image, read_answer, request};
 
-/// Sends a body of a given size, like clients that read only after they have sent everything.
+/// Sends a body of a given size, like clients that read only after sending everything.
 fn send(address: &str, path: &str, bytes: usize) -> std::io::Result<Answer> {
     let mut body = image(1);
     body.resize(bytes, 7);
@@ -45,7 +44,7 @@ fn a_client_that_sends_before_it_reads_sees_why_it_was_refused() {
 }
 
 #[test]
-fn who_comes_too_often_or_without_a_token_sees_that_with_a_large_body_too() {
+fn refusals_by_rate_or_token_arrive_despite_a_large_body() {
     let site = Site::new().set("EIRS_WEB__RATE_PER_ADDRESS", "0.01").set("EIRS_WEB__RATE_BURST", "1");
     let web = site.web();
     assert_eq!(request(&web.address, "GET", "/results/x", &[], b"").expect("an answer").status, 404);
@@ -54,7 +53,7 @@ fn who_comes_too_often_or_without_a_token_sees_that_with_a_large_body_too() {
 }
 
 #[test]
-fn a_client_that_waits_to_be_asked_for_its_body_is_refused_without_it() {
+fn a_client_with_expect_100_continue_is_refused_before_its_body() {
     let site = Site::new();
     let web = site.web();
     let mut stream = web.connect();
@@ -66,7 +65,7 @@ fn a_client_that_waits_to_be_asked_for_its_body_is_refused_without_it() {
 }
 
 #[test]
-fn a_client_that_announces_too_much_is_refused_before_it_sends_any_of_it() {
+fn a_too_large_content_length_is_refused_before_the_body() {
     let site = Site::new();
     let web = site.web();
     for expects in ["", "expect: 100-continue\r\n"] {
@@ -82,7 +81,7 @@ fn a_client_that_announces_too_much_is_refused_before_it_sends_any_of_it() {
     }
 }
 
-/// What a client of one byte a second is told.
+/// Returns the answer to a client that sends one byte per second.
 fn dribble(web: &Web, head: &str) -> Answer {
     let mut stream = web.connect();
     stream.write_all(head.as_bytes()).expect("sent");
@@ -99,7 +98,7 @@ fn dribble(web: &Web, head: &str) -> Answer {
 }
 
 #[test]
-fn a_client_that_dribbles_holds_up_nobody_and_is_sent_away() {
+fn a_very_slow_client_blocks_no_other_and_is_disconnected() {
     let site = Site::new().set("EIRS_WEB__UPLOAD_DEADLINE", "2s").set("EIRS_WEB__LINGER", "1s");
     let (web, _worker) = (site.web(), site.worker());
     std::thread::scope(|scope| {
@@ -109,7 +108,7 @@ fn a_client_that_dribbles_holds_up_nobody_and_is_sent_away() {
                 "POST /upload HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n",
             )
         });
-        // Who announces the largest image and sends none of it takes nothing, either.
+        // A client that announces the largest image and sends nothing takes no memory, either.
         let mut silent: Vec<_> = (0..8).map(|_| web.connect()).collect();
         for stream in &mut silent {
             let head = b"POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 16777216\r\n\r\n";
@@ -123,14 +122,14 @@ fn a_client_that_dribbles_holds_up_nobody_and_is_sent_away() {
 }
 
 #[test]
-fn uploads_that_were_left_take_no_place() {
+fn abandoned_uploads_take_no_place() {
     let site = Site::new().set("EIRS_WEB__MAX_UPLOADS", "4");
     let web = site.web();
     let left: Vec<TcpStream> = (0..4)
         .map(|number| {
             let mut stream = web.connect();
             let form = eirs_harness::form(&[("myfile", "x", &image(number))]);
-            // With bytes after the form, which nobody needs and which must be read all the same.
+            // With bytes after the form, which are not needed but must be read.
             let head = format!(
                 "POST /upload HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=XX\r\n\
                  content-length: {}\r\n\r\n",
@@ -149,7 +148,7 @@ fn uploads_that_were_left_take_no_place() {
 }
 
 #[test]
-fn one_address_has_its_share_of_the_connections_and_headers_have_their_time() {
+fn connections_per_address_and_the_time_for_headers_are_limited() {
     let site = Site::new()
         .set("EIRS_WEB__MAX_CONNECTIONS_PER_ADDRESS", "5")
         .set("EIRS_WEB__HEADER_TIMEOUT", "1s")
@@ -171,7 +170,7 @@ fn one_address_has_its_share_of_the_connections_and_headers_have_their_time() {
         let _reset = stream.read_to_end(&mut rest);
         assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
     }
-    // An idle one ends by itself.
+    // An idle connection ends by itself.
     let mut idle = web.connect();
     idle.set_read_timeout(Some(NEVER)).expect("a time-out");
     idle.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
@@ -181,7 +180,7 @@ fn one_address_has_its_share_of_the_connections_and_headers_have_their_time() {
 }
 
 #[test]
-fn where_all_connections_are_taken_the_idle_make_room() {
+fn when_all_connections_are_taken_idle_ones_are_closed() {
     let site = Site::new().set("EIRS_WEB__MAX_CONNECTIONS", "10");
     let web = site.web();
     let _idle: Vec<_> = (0..30).map(|_| web.connect()).collect();

@@ -1,5 +1,5 @@
-//! A job that nobody took within `queue.retention`: nobody waits for it any more, and it is not
-//! lost.
+//! A job that no worker took within `queue.retention`: no client waits for it any more, but it is
+//! not lost.
 
 use std::process::Output;
 
@@ -12,7 +12,7 @@ fn eirs(site: &Site, arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn a_job_that_is_too_old_lies_with_the_dead_letters_its_result_is_410_and_its_image_may_come_again() {
+fn an_expired_job_is_a_dead_letter_its_result_is_410_and_its_image_can_be_uploaded_again() {
     let site = Site::new().set("EIRS_QUEUE__RETENTION", "1s");
     let web = site.web();
     let pending = web.upload("?wait=0", "x", &image(1));

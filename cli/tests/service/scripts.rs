@@ -2,7 +2,8 @@ use serde_json::Value;
 
 use eirs_harness::{Answer, Site, eventually, image};
 
-/// What a service whose script is `shell` answers to an image that is tried for a second at most.
+/// Returns the answer of a service with the script `shell`, for an image that is tried for at most
+/// a second.
 fn answer_of(shell: &str) -> (Site, Answer) {
     let site = Site::with_script(shell)
         .set("EIRS_QUEUE__RETRY_FOR", "1s")
@@ -13,13 +14,13 @@ fn answer_of(shell: &str) -> (Site, Answer) {
 }
 
 #[test]
-fn a_script_is_given_a_path_and_prints_name_and_label() {
+fn a_script_gets_a_path_and_prints_name_and_label() {
     let (_site, answer) = answer_of("test -f \"$1\" && echo \"$(basename \"$1\"),golden retriever, young\"");
     assert_eq!(answer.json()["label"], "golden retriever, young", "{answer:?}");
 }
 
 #[test]
-fn a_script_that_crashes_hangs_floods_or_talks_nonsense_ends_as_a_dead_letter_and_a_sentence() {
+fn a_failing_script_causes_a_dead_letter_with_a_reason() {
     for shell in
         ["echo oops >&2; exit 3", "kill -9 $$", "sleep 600", "yes label", "true", "printf '\\377\\376'"]
     {
@@ -33,7 +34,7 @@ fn a_script_that_crashes_hangs_floods_or_talks_nonsense_ends_as_a_dead_letter_an
 }
 
 #[test]
-fn an_image_that_was_given_up_is_tried_again_when_it_is_uploaded_again() {
+fn uploading_an_image_that_was_given_up_tries_it_again() {
     let site = Site::with_script("test -f fixed && echo cat || exit 1").set("EIRS_QUEUE__RETRY_FOR", "0s");
     let (web, _worker) = (site.web(), site.worker());
     assert_eq!(web.upload("", "x", &image(1)).status, 500);
@@ -42,7 +43,7 @@ fn an_image_that_was_given_up_is_tried_again_when_it_is_uploaded_again() {
 }
 
 #[test]
-fn a_script_that_fails_for_a_while_costs_no_job_and_says_meanwhile_what_is_wrong() {
+fn a_temporarily_failing_script_loses_no_job_and_reports_the_reason() {
     let site = Site::with_script("test -f back && echo cat || { echo no GPU >&2; exit 75; }");
     let (web, worker) = (site.web(), site.worker());
     let sent: Vec<_> = (0..20).map(|number| web.upload("?wait=0", "x", &image(number)).json()).collect();
@@ -59,7 +60,7 @@ fn a_script_that_fails_for_a_while_costs_no_job_and_says_meanwhile_what_is_wrong
 }
 
 #[test]
-fn a_job_that_kills_its_workers_is_given_up_alone_and_what_lay_beside_it_is_answered() {
+fn a_job_that_kills_its_workers_is_given_up_and_the_others_get_results() {
     for threads in ["1", "3"] {
         let site = Site::with_script("case \"$1\" in *kill*) kill -9 $PPID;; *) sleep 0.3; echo cat;; esac")
             .set("EIRS_WORKER__THREADS", threads)
@@ -93,7 +94,7 @@ fn a_job_that_kills_its_workers_is_given_up_alone_and_what_lay_beside_it_is_answ
 }
 
 #[test]
-fn long_jobs_are_left_to_workers_that_have_nothing_to_do() {
+fn long_jobs_are_left_to_idle_workers() {
     let site = Site::with_script("sleep 2; echo cat");
     let web = site.web();
     let _workers: Vec<_> = (0..3).map(|_| site.worker()).collect();
@@ -110,7 +111,7 @@ fn long_jobs_are_left_to_workers_that_have_nothing_to_do() {
 }
 
 #[test]
-fn a_job_that_takes_longer_than_its_lease_is_renewed_and_done_once() {
+fn the_lease_of_a_long_job_is_renewed_and_it_runs_once() {
     let site = Site::with_script("echo once >> calls; sleep 5; echo cat");
     let (web, _first, _second) = (site.web(), site.worker(), site.worker());
     assert_eq!(web.upload("", "x", &image(1)).json()["label"], "cat");

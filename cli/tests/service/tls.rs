@@ -1,4 +1,4 @@
-//! HTTPS, with a certificate authority that each test makes.
+//! HTTPS, with a certificate authority created by each test.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use tokio_rustls::rustls::{
 use crate::authority::Authority;
 use eirs_harness::{Answer, NEVER, Site, Web, eventually, image, read_answer, request};
 
-/// An authority that the client trusts, and a site whose server has a certificate of it.
+/// An authority that the client trusts, and a site whose server has its certificate.
 struct Secured {
     site: Site,
     authority: Authority,
@@ -47,12 +47,12 @@ impl Secured {
         secured
     }
 
-    /// A new pair, as renewals write it: one file after the other.
+    /// Writes a new pair like a renewal: one file after the other.
     fn issue(&self) -> CertificateDer<'static> {
         self.issue_as(|_| {})
     }
 
-    /// One that ends at the beginning of the day this many days from now.
+    /// Issues a certificate that expires at the start of the day this many days from now.
     fn issue_for(&self, days: i64) -> DateTime<Utc> {
         let end = (Utc::now() + TimeDelta::days(days)).date_naive();
         let (month, day) = (end.month() as u8, end.day() as u8);
@@ -86,7 +86,7 @@ impl Secured {
         Ok(StreamOwned::new(connection, tcp))
     }
 
-    /// The certificate that a new connection is shown.
+    /// Returns the certificate that a new connection gets.
     fn shown(&self, web: &Web) -> CertificateDer<'static> {
         let stream = self.connect(web).expect("it is trusted");
         stream.conn.peer_certificates().expect("it has one")[0].clone().into_owned()
@@ -97,11 +97,11 @@ fn ask(stream: &mut Stream, method: &str, path: &str, body: &[u8]) -> Answer {
     eirs_harness::ask(stream, method, path, &[("content-type", "image/bmp")], body).expect("an answer")
 }
 
-/// One request on a connection that goes on, and how it was answered.
+/// Sends one request on a connection that stays open, and returns the status line.
 fn ask_and_keep(stream: &mut Stream) -> String {
     stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("it is sent");
     let mut text = Vec::new();
-    // The body is `ok` and the end of a line.
+    // The body is `ok` and a line end.
     while !text.ends_with(b"\r\n\r\nok\n") {
         let mut byte = [0];
         stream
@@ -113,21 +113,21 @@ fn ask_and_keep(stream: &mut Stream) -> String {
 }
 
 #[test]
-fn uploads_come_encrypted_and_not_otherwise() {
+fn uploads_need_https() {
     let secured = Secured::new();
     let web = secured.site.web();
-    // Larger than what is read of a connection at a time.
+    // Larger than the buffer that is read at once.
     let mut large = image(1);
     large.resize(300_000, 0);
     let answer = ask(&mut secured.connect(&web).expect("a connection"), "POST", "/upload?wait=0", &large);
     assert_eq!(answer.status, 202, "{answer:?}");
     assert_eq!(answer.header("strict-transport-security"), Some("max-age=31536000"));
-    assert_eq!(web.get("/metrics").status, 200, "the operator's side is as it was");
+    assert_eq!(web.get("/metrics").status, 200, "the admin listener still uses HTTP");
     assert!(web.process.log().contains("accepting uploads on https://127.0.0.1:"), "{}", web.process.log());
 }
 
 #[test]
-fn a_client_of_plain_http_at_the_port_of_https_is_told_so_also_when_it_sends_a_large_body() {
+fn plain_http_on_the_https_port_gets_an_explanation_even_with_a_large_body() {
     let secured = Secured::new();
     let web = secured.site.web();
     for (method, path, bytes) in [("GET", "/livez", 0), ("POST", "/upload", 3_000_000)] {
@@ -135,7 +135,7 @@ fn a_client_of_plain_http_at_the_port_of_https_is_told_so_also_when_it_sends_a_l
         assert_eq!(answer.status, 400, "{answer:?}");
         assert_eq!(answer.problem(), "this port speaks HTTPS; use https:// in the address");
     }
-    // What is neither is refused in the same way.
+    // Other protocols are refused in the same way.
     let mut stream = web.connect();
     stream.write_all(b"hello\r\n\r\n").expect("it is sent");
     assert_eq!(read_answer(&mut stream).expect("an answer").status, 400);
@@ -143,17 +143,17 @@ fn a_client_of_plain_http_at_the_port_of_https_is_told_so_also_when_it_sends_a_l
 }
 
 #[test]
-fn a_client_of_tls_at_the_port_of_plain_http_is_named_in_the_log() {
+fn tls_on_the_http_port_is_logged() {
     let secured = Secured::new();
     let site = Site::new().set("EIRS_TELEMETRY__FILTER", "info,eirs_web=debug");
     let plain = site.web();
-    assert!(secured.connect(&plain).is_err(), "nobody shakes hands");
+    assert!(secured.connect(&plain).is_err(), "the handshake must fail");
     let said = "a request was refused: this port speaks plain HTTP; use http:// in the address";
     eventually("it is logged", || plain.process.log().contains(said).then_some(()));
 }
 
 #[test]
-fn requests_that_are_not_http_are_refused_with_a_sentence_in_https_too() {
+fn invalid_http_is_refused_with_a_sentence_over_https_too() {
     let secured = Secured::new();
     let web = secured.site.web();
     let mut stream = secured.connect(&web).expect("a connection");
@@ -164,7 +164,7 @@ fn requests_that_are_not_http_are_refused_with_a_sentence_in_https_too() {
 }
 
 #[test]
-fn a_client_that_has_said_that_it_sends_no_more_still_gets_its_answer_and_one_that_left_keeps_no_place() {
+fn after_close_notify_a_client_still_gets_its_answer_and_keeps_no_place() {
     let mut secured = Secured::new();
     secured.site = secured.site.set("EIRS_WEB__MAX_UPLOADS", "1");
     let web = secured.site.web();
@@ -194,15 +194,15 @@ fn a_client_that_has_said_that_it_sends_no_more_still_gets_its_answer_and_one_th
 }
 
 #[test]
-fn clients_that_speak_http_2_are_answered_in_it() {
+fn http_2_is_supported() {
     let secured = Secured::new();
     let web = secured.site.web();
     let mut client = (*secured.client).clone();
     client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let mut stream = secured.connect_as(&web, Arc::new(client)).expect("a connection");
     assert_eq!(stream.conn.alpn_protocol(), Some(&b"h2"[..]));
-    // The preface, and settings without any; the server's own settings are the answer (RFC 9113,
-    // 3.4).
+    // The connection preface, with empty settings; the server responds with its own settings (RFC
+    // 9113, 3.4).
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("it is sent");
     let mut frame = [0; 9];
     stream.read_exact(&mut frame).expect("a frame");
@@ -210,7 +210,7 @@ fn clients_that_speak_http_2_are_answered_in_it() {
 }
 
 #[test]
-fn a_renewed_certificate_counts_for_new_connections_and_cuts_off_nobody() {
+fn a_renewed_certificate_applies_to_new_connections_and_closes_none() {
     let secured = Secured::new();
     let web = secured.site.web();
     let mut held = secured.connect(&web).expect("a connection");
@@ -230,7 +230,7 @@ fn a_renewed_certificate_counts_for_new_connections_and_cuts_off_nobody() {
 }
 
 #[test]
-fn a_broken_pair_leaves_the_last_good_one_in_force_until_it_is_mended() {
+fn a_broken_pair_keeps_the_last_valid_one_in_force_until_it_is_fixed() {
     let secured = Secured::new();
     let web = secured.site.web();
     let first = secured.shown(&web);
@@ -243,7 +243,7 @@ fn a_broken_pair_leaves_the_last_good_one_in_force_until_it_is_mended() {
     eventually("it is shown", || (secured.shown(&web) == second).then_some(()));
 }
 
-/// When the certificate expires, as `/metrics` says.
+/// Returns the expiry of the certificate in `/metrics`.
 fn expires(web: &Web) -> Option<i64> {
     let text = web.get("/metrics").body;
     let value =
@@ -264,7 +264,7 @@ fn the_end_of_the_certificate_in_force_is_a_metric_and_only_with_https() {
 }
 
 #[test]
-fn a_certificate_that_has_expired_or_soon_will_is_told_once_at_the_start_and_whenever_it_is_read_again() {
+fn an_expiring_certificate_is_logged_at_the_start_and_at_each_reload() {
     let secured = Secured::new();
     let told = |web: &Web, what: &str| {
         let log = web.process.log();
@@ -292,7 +292,7 @@ fn a_certificate_that_has_expired_or_soon_will_is_told_once_at_the_start_and_whe
 }
 
 #[test]
-fn a_client_that_does_not_say_hello_holds_up_nobody() {
+fn a_client_without_handshake_blocks_no_other() {
     let secured = Secured::new();
     let web = secured.site.web();
     let _silent: Vec<_> = (0..20).map(|_| TcpStream::connect(&web.address).expect("a connection")).collect();
@@ -300,7 +300,7 @@ fn a_client_that_does_not_say_hello_holds_up_nobody() {
 }
 
 #[test]
-fn a_pair_that_is_none_at_the_start_is_78_and_named() {
+fn an_invalid_pair_at_start_is_78_and_named() {
     let secured = Secured::new();
     let ends_with = |hint: &str| {
         for arguments in [&["--check"][..], &[]] {
@@ -329,7 +329,7 @@ fn eirs_local_serves_https_and_says_so() {
     assert_eq!(process.exit().code(), Some(0), "{}", process.log());
 }
 
-/// What `eirs load` and `eirs classify` make of a server, trusting the authorities of this file.
+/// Runs `eirs load` and `eirs classify` with a server, trusting the authorities in this file.
 fn tools_at(secured: &Secured, web: &Web, trusted: &str) -> [(Option<i32>, String); 2] {
     let samples = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/shapes/samples");
     let heart = format!("{samples}/heart_0.jpg");
@@ -345,7 +345,7 @@ fn tools_at(secured: &Secured, web: &Web, trusted: &str) -> [(Option<i32>, Strin
 }
 
 #[test]
-fn the_tools_speak_https_with_a_server_that_somebody_trusted_vouches_for() {
+fn the_tools_use_https_with_a_trusted_server() {
     let secured = Secured::new();
     let (web, _worker) = (secured.site.web(), secured.site.worker());
     let [(load, figures), (classify, label)] = tools_at(&secured, &web, "authority.pem");
@@ -354,7 +354,7 @@ fn the_tools_speak_https_with_a_server_that_somebody_trusted_vouches_for() {
 }
 
 #[test]
-fn the_tools_upload_nothing_to_a_server_that_nobody_trusted_vouches_for() {
+fn the_tools_upload_nothing_to_an_untrusted_server() {
     let mut other = CertificateParams::new(Vec::new()).expect("no name");
     other.distinguished_name.push(DnType::CommonName, "another authority");
     let key = KeyPair::generate().expect("a key");

@@ -1,5 +1,5 @@
-//! One upload, one trace: what the real programs export to a collector, and that a collector in
-//! trouble harms nobody.
+//! One upload, one trace: the spans that the real programs export to a collector. A failing
+//! collector has no effect on uploads.
 
 mod collector;
 
@@ -17,13 +17,13 @@ fn upload(web: &Web, image: &[u8], headers: &[(&str, &str)]) -> Answer {
     request(&web.address, "POST", "/upload", &headers, image).expect("an answer")
 }
 
-/// The end of a program: it has exported everything by then.
+/// Drains a program, which has then exported everything.
 fn drained(mut process: Process) {
     process.signal(Signal::TERM);
     assert!(process.exit().success(), "{}", process.log());
 }
 
-/// The one span of this name and program.
+/// Returns the only span with this name and program.
 fn only<'a>(spans: &'a [Span], program: &str, name: &str) -> &'a Span {
     let found: Vec<_> = spans.iter().filter(|span| span.program == program && span.name == name).collect();
     let [span] = found[..] else { panic!("{} spans {name} of {program}: {spans:#?}", found.len()) };
@@ -66,7 +66,7 @@ fn an_upload_is_one_trace_from_the_client_through_web_queue_and_worker_and_back(
         (worker, "end", Some((worker, "job"))),
         (web, "answer", Some((worker, "job"))),
     ];
-    // The end of a body is read, too.
+    // Reading the end of the body is also a span.
     assert!(spans.len() <= tree.len() + 1, "{spans:#?}");
     let began = spans.iter().find(|span| span.name == "upload").expect("the upload").start;
     for (program, name, parent) in tree {
@@ -97,9 +97,9 @@ fn an_upload_is_one_trace_from_the_client_through_web_queue_and_worker_and_back(
 }
 
 #[test]
-fn the_one_that_begins_a_trace_decides_whether_it_is_collected() {
+fn the_start_of_a_trace_decides_whether_it_is_sampled() {
     let collector = Collector::start();
-    // As for other programs: by the standard variable.
+    // Set with the standard variable, as in other programs.
     let site = Site::new()
         .set("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.address())
         .set("EIRS_TELEMETRY__SAMPLE_RATIO", "0");
@@ -124,7 +124,7 @@ fn the_one_that_begins_a_trace_decides_whether_it_is_collected() {
 }
 
 #[test]
-fn uploads_and_drains_are_unharmed_by_a_collector_that_is_gone_or_never_answers() {
+fn a_missing_or_silent_collector_affects_neither_uploads_nor_drains() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let gone = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
     for (address, says) in [(gone, true), (silent.local_addr().expect("its address"), false)] {
@@ -145,7 +145,7 @@ fn uploads_and_drains_are_unharmed_by_a_collector_that_is_gone_or_never_answers(
 }
 
 #[test]
-fn the_passes_of_the_controller_are_traces_and_its_decisions_are_told_in_them() {
+fn the_passes_of_the_controller_are_traces_with_its_decisions() {
     let collector = Collector::start();
     let site = Site::new().set("EIRS_TELEMETRY__OTLP_ENDPOINT", &collector.address());
     let controller = site.controller(&POLICY.replace("min = 0", "min = 1"));
@@ -178,7 +178,7 @@ fn the_log_of_web_and_worker_names_trace_and_image_without_any_collector() {
 }
 
 #[test]
-fn an_address_that_no_collector_can_have_is_told_at_the_start() {
+fn an_invalid_collector_address_is_reported_at_the_start() {
     for (key, name) in [
         ("EIRS_TELEMETRY__OTLP_ENDPOINT", "telemetry.otlp_endpoint"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
@@ -190,7 +190,7 @@ fn an_address_that_no_collector_can_have_is_told_at_the_start() {
     }
 }
 
-/// A site whose collector is spoken to over TLS, and whose authority is in `authority.pem`.
+/// A site whose collector uses TLS, with its authority in `authority.pem`.
 fn with_tls(authority: &Authority) -> (Collector, Site) {
     let collector = Collector::start_with_tls(&authority.issue());
     let site = Site::new().set("EIRS_TELEMETRY__OTLP_ENDPOINT", &collector.address());
@@ -199,7 +199,7 @@ fn with_tls(authority: &Authority) -> (Collector, Site) {
 }
 
 #[test]
-fn a_collector_is_spoken_to_over_tls_with_the_credentials_that_the_standard_variable_holds() {
+fn spans_are_exported_over_tls_with_the_standard_headers_variable() {
     let (collector, site) = with_tls(&Authority::new());
     let site = site
         .set("OTEL_EXPORTER_OTLP_CERTIFICATE", "authority.pem")
@@ -220,9 +220,9 @@ fn a_collector_is_spoken_to_over_tls_with_the_credentials_that_the_standard_vari
 }
 
 #[test]
-fn without_a_file_a_collector_is_trusted_as_this_machine_does() {
+fn without_a_file_the_authorities_of_the_machine_are_trusted() {
     let (collector, site) = with_tls(&Authority::new());
-    // This moves the machine's own list.
+    // Replaces the machine's own list.
     let site = site.set("SSL_CERT_FILE", "authority.pem");
     let web = site.web();
     assert_eq!(web.upload("?wait=0", "x", &image(1)).status, 202);
@@ -231,7 +231,7 @@ fn without_a_file_a_collector_is_trusted_as_this_machine_does() {
 }
 
 #[test]
-fn a_collector_that_nobody_vouches_for_gets_nothing_which_is_told_and_harms_nobody() {
+fn an_untrusted_collector_gets_nothing_which_is_logged_and_harmless() {
     let (collector, site) = with_tls(&Authority::new());
     let stranger = site.folder.path().join("stranger.pem");
     std::fs::write(&stranger, Authority::new().pem).expect("it is written");
@@ -246,7 +246,7 @@ fn a_collector_that_nobody_vouches_for_gets_nothing_which_is_told_and_harms_nobo
 }
 
 #[test]
-fn who_vouches_for_a_collector_is_looked_for_at_the_start() {
+fn missing_authorities_for_a_collector_are_reported_at_the_start() {
     for (key, value, says) in [
         (
             "OTEL_EXPORTER_OTLP_CERTIFICATE",
@@ -256,7 +256,7 @@ fn who_vouches_for_a_collector_is_looked_for_at_the_start() {
         ("SSL_CERT_FILE", "nowhere.pem", "telemetry.otlp_endpoint: this machine has no trusted certificates"),
     ] {
         let (_collector, site) = with_tls(&Authority::new());
-        // The list may be elsewhere on this machine, too.
+        // The list may have another path on this machine.
         let site = site.set("SSL_CERT_DIR", "").set(key, value);
         let mut worker = site.start("eirs-worker", &[]);
         assert_eq!(worker.exit().code(), Some(78), "{}", worker.log());

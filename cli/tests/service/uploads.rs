@@ -1,7 +1,7 @@
 use eirs_harness::{Site, eventually, form, image, request, sample};
 
 #[test]
-fn an_image_that_is_erased_while_a_worker_has_it_has_no_result_afterwards_whatever_was_killed() {
+fn an_image_erased_in_flight_has_no_result_despite_kills() {
     let site = Site::with_script("touch begun; while [ ! -e go ]; do sleep 0.05; done; echo cat");
     let (mut web, _worker) = (site.web(), site.worker());
     let sent = web.upload("?wait=0", "secret.jpg", &image(1));
@@ -10,7 +10,7 @@ fn an_image_that_is_erased_while_a_worker_has_it_has_no_result_afterwards_whatev
     eventually("the worker has it", || begun.exists().then_some(()));
     let erased = request(&web.address, "DELETE", &format!("/results/{id}"), &[], b"").expect("an answer");
     assert_eq!(erased.status, 204, "{erased:?}");
-    // Whatever that host knew of it is gone, as of a host that never knew it.
+    // The knowledge of that host is gone, like that of another host.
     web.process.kill();
     let web = site.web();
     std::fs::write(site.folder.path().join("go"), "").expect("written");
@@ -18,11 +18,11 @@ fn an_image_that_is_erased_while_a_worker_has_it_has_no_result_afterwards_whatev
     eventually("the job has ended", || done("/metrics").then_some(()));
     assert_eq!(web.get(&format!("/results/{id}")).status, 404);
     assert_eq!((site.stored_images(), site.stored_results()), (0, 0));
-    assert_eq!(web.upload("", "x", &image(1)).json()["label"], "cat", "it may come again");
+    assert_eq!(web.upload("", "x", &image(1)).json()["label"], "cat", "it can be uploaded again");
 }
 
 #[test]
-fn a_photo_goes_in_and_its_label_comes_out_and_nothing_else() {
+fn an_upload_returns_the_label_and_nothing_else() {
     let site = Site::with_model();
     let (web, _worker) = (site.web(), site.worker());
     let answer = web.upload_bare(&sample("star_0.jpg"));
@@ -45,7 +45,7 @@ fn a_photo_goes_in_and_its_label_comes_out_and_nothing_else() {
 }
 
 #[test]
-fn several_images_in_one_upload_are_answered_by_a_line_each() {
+fn several_images_in_one_upload_get_one_line_each() {
     let site = Site::new();
     let (web, _worker) = (site.web(), site.worker());
     let parts = [
@@ -66,7 +66,7 @@ fn several_images_in_one_upload_are_answered_by_a_line_each() {
 }
 
 #[test]
-fn who_does_not_wait_gets_202_and_finds_the_result_later() {
+fn without_waiting_an_upload_gets_202_and_the_result_later() {
     let site = Site::new();
     let web = site.web();
     let answer = web.upload("?wait=0", "x", &image(1));
@@ -83,7 +83,7 @@ fn who_does_not_wait_gets_202_and_finds_the_result_later() {
 }
 
 #[test]
-fn the_result_of_a_shared_image_shows_nobody_elses_name() {
+fn the_result_of_a_shared_image_shows_only_the_clients_own_name() {
     let site = Site::new();
     let web = site.web();
     let locations = ["first & only.jpg", "second.jpg"].map(|name| {
@@ -94,7 +94,11 @@ fn the_result_of_a_shared_image_shows_nobody_elses_name() {
     let id = web.upload("", "x", &image(1)).json()["id"].as_str().expect("an id").to_owned();
     let shown = |path: &str| web.get(path).json()["name"].clone();
     assert_eq!(locations.each_ref().map(|path| shown(path)), ["first & only.jpg", "second.jpg"]);
-    assert_eq!(shown(&format!("/results/{id}")), "image", "who does not say it is not told");
+    assert_eq!(
+        shown(&format!("/results/{id}")),
+        "image",
+        "a client that does not give the name does not get it"
+    );
 }
 
 #[test]
@@ -112,7 +116,7 @@ fn a_result_can_be_waited_for() {
 }
 
 #[test]
-fn what_is_erased_is_gone_and_may_come_again() {
+fn an_erased_image_is_gone_and_can_be_uploaded_again() {
     let site = Site::new();
     let (web, _worker) = (site.web(), site.worker());
     let id = web.upload("", "x", &image(1)).json()["id"].as_str().expect("an id").to_owned();
@@ -124,7 +128,7 @@ fn what_is_erased_is_gone_and_may_come_again() {
 }
 
 #[test]
-fn an_image_that_is_erased_while_it_is_classified_leaves_no_result() {
+fn an_image_erased_during_classification_leaves_no_result() {
     let site = Site::with_script("sleep 1; echo cat");
     let web = site.web();
     let id = web.upload("?wait=0", "x", &image(1)).json()["id"].as_str().expect("an id").to_owned();
@@ -137,7 +141,7 @@ fn an_image_that_is_erased_while_it_is_classified_leaves_no_result() {
 }
 
 #[test]
-fn the_small_addresses_answer() {
+fn the_simple_endpoints_respond() {
     let site = Site::new();
     let web = site.web();
     assert_eq!(web.get("/").body, "Web Tier is running.");

@@ -1,5 +1,5 @@
-//! A result belongs to an image and a version of the model, and nothing that happens around a job
-//! becomes a verdict about its image.
+//! A result belongs to an image and a version of the model, and no failure around a job becomes a
+//! result.
 
 use std::{
     fs,
@@ -15,8 +15,7 @@ const NAMES: [&str; 12] = [
     "bolt",
 ];
 
-/// Writes labels aside and moves them into place, as a careful operator does; the star has the name
-/// that is given.
+/// Replaces the labels atomically, as a careful operator does; `star` is the name of the star.
 fn write_labels(file: &Path, star: &str) {
     let beside = file.with_extension("new");
     let names = NAMES.map(|name| if name == "star" { star } else { name });
@@ -24,7 +23,7 @@ fn write_labels(file: &Path, star: &str) {
     fs::rename(beside, file).expect("labels in their place");
 }
 
-/// A site of the built-in model with labels of its own, and where they are.
+/// A site of the built-in model with its own labels, and their path.
 fn labelled() -> (Site, PathBuf) {
     let site = Site::with_model();
     let labels = site.folder.path().join("labels.txt");
@@ -43,7 +42,7 @@ fn id_of(answer: &Answer) -> String {
 }
 
 #[test]
-fn mended_labels_are_taken_up_under_load_and_no_upload_fails() {
+fn corrected_labels_take_effect_under_load_and_no_upload_fails() {
     let (site, labels) = labelled();
     let web = site.web();
     let _controller = site.controller(POLICY);
@@ -54,7 +53,7 @@ fn mended_labels_are_taken_up_under_load_and_no_upload_fails() {
     assert_eq!(web.get("/status").json()["versions"]["default"], version);
 
     thread::scope(|scope| {
-        // Others upload all the time, each image anew.
+        // Other clients upload all the time, each image again.
         let others = scope.spawn(|| {
             for number in 0..400 {
                 let image = [&star[..], &[number as u8, (number >> 8) as u8]].concat();
@@ -81,7 +80,7 @@ fn mended_labels_are_taken_up_under_load_and_no_upload_fails() {
 }
 
 #[test]
-fn a_result_of_an_earlier_version_is_found_and_is_no_answer_to_a_new_upload() {
+fn a_result_of_an_earlier_version_is_found_but_not_used_for_a_new_upload() {
     let (site, labels) = labelled();
     let star = sample("star_0.jpg");
     let id = {
@@ -92,13 +91,13 @@ fn a_result_of_an_earlier_version_is_found_and_is_no_answer_to_a_new_upload() {
     let web = site.web();
     assert_eq!(label_of(&web.get(&format!("/results/{id}"))), "stra", "the newest there is");
     assert_eq!(web.upload("?wait=0", "star.jpg", &star).status, 202);
-    assert_eq!(web.get(&format!("/results/{id}")).status, 202, "a newer one is on its way");
+    assert_eq!(web.get(&format!("/results/{id}")).status, 202, "a newer one is in progress");
     let _worker = site.worker();
     assert_eq!(label_of(&web.result(&id)), "star");
 }
 
 #[test]
-fn a_known_image_is_classified_again_when_that_is_asked_for() {
+fn a_known_image_is_classified_again_on_request() {
     let site = Site::with_script("date +%N > \"$0.n\"; echo n$(cat \"$0.n\")");
     let (web, _worker) = (site.web(), site.worker());
     let image = sample("star_0.jpg");
@@ -114,7 +113,7 @@ fn a_known_image_is_classified_again_when_that_is_asked_for() {
 }
 
 #[test]
-fn what_a_limit_refused_is_tried_again_with_another_limit() {
+fn an_image_refused_by_a_limit_is_tried_again_with_another_limit() {
     let strict = Site::with_model().set("EIRS_MODELS__DEFAULT__MAX_PIXELS", "1000");
     let star = sample("star_0.jpg");
     {
@@ -128,7 +127,7 @@ fn what_a_limit_refused_is_tried_again_with_another_limit() {
 }
 
 #[test]
-fn where_several_models_are_served_a_result_is_found_without_naming_the_model() {
+fn with_several_models_a_result_is_found_without_the_model() {
     let site = Site::new().set("EIRS_MODELS__DOGS__CLASSIFIER", "noop");
     let web = site.web();
     let image = sample("star_0.jpg");
@@ -136,7 +135,7 @@ fn where_several_models_are_served_a_result_is_found_without_naming_the_model() 
     let pending = web.get(&format!("/results/{id}"));
     assert_eq!(pending.status, 202);
     assert_eq!(pending.header("location"), Some(&*format!("/results/{id}?model=dogs")));
-    assert_eq!(web.get(&format!("/results/{id}?model=default")).status, 404, "nobody asked that one");
+    assert_eq!(web.get(&format!("/results/{id}?model=default")).status, 404, "that model was not used");
     drop(web);
     let web = site.web();
     assert_eq!(web.get(&format!("/results/{id}")).status, 202, "after a restart as well");
@@ -146,7 +145,7 @@ fn where_several_models_are_served_a_result_is_found_without_naming_the_model() 
 }
 
 #[test]
-fn of_an_image_that_two_models_got_each_job_is_known_by_itself() {
+fn jobs_of_two_models_for_one_image_are_separate() {
     let site = Site::new().set("EIRS_MODELS__DOGS__CLASSIFIER", "noop").set("EIRS_QUEUE__RETENTION", "3s");
     let web = site.web();
     let image = sample("star_0.jpg");
@@ -159,7 +158,7 @@ fn of_an_image_that_two_models_got_each_job_is_known_by_itself() {
 }
 
 #[test]
-fn a_job_that_was_dropped_for_its_age_is_told_as_dropped_and_its_image_can_be_uploaded_again() {
+fn a_job_dropped_for_its_age_is_reported_and_its_image_can_be_uploaded_again() {
     let site = Site::new().set("EIRS_QUEUE__RETENTION", "2s");
     let web = site.web();
     let image = sample("star_0.jpg");

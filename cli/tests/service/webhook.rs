@@ -1,5 +1,5 @@
-//! The webhook: what was promised by a 202 comes to the operator's receiver, signed, whatever
-//! happens to either side.
+//! The webhook: the result of each 202 reaches the operator's receiver, signed, despite failures on
+//! either side.
 
 use std::{
     collections::BTreeSet,
@@ -21,15 +21,15 @@ use eirs_harness::{Site, Web, eventually, image};
 /// 32 bytes of the letter `k`.
 const KEY: &str = "whsec_a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=";
 
-/// What the receiver does with what comes.
+/// The behaviour of the receiver.
 #[derive(Debug, Clone, PartialEq)]
 enum Mood {
     Takes,
-    /// Has this status for everything.
+    /// Responds to everything with this status.
     Says(&'static str),
-    /// Has no answer until the mood changes.
+    /// Does not respond until the mood changes.
     Silent,
-    /// Refuses what has this name in it, as a receiver does that cannot read it.
+    /// Refuses events that contain this name, like a receiver that cannot parse them.
     Refuses(&'static str),
 }
 
@@ -42,9 +42,9 @@ struct Receiver {
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Names of images whose events were taken, each time that they were.
+    /// The names of images whose events were accepted, once per event.
     taken: Vec<String>,
-    /// Ids of events, likewise.
+    /// The ids of events, likewise.
     events: Vec<String>,
     requests: usize,
     paths: BTreeSet<String>,
@@ -91,7 +91,7 @@ impl Receiver {
         site
     }
 
-    /// Waits until each of these was taken at least once.
+    /// Waits until each of these was accepted at least once.
     fn has(&self, names: &[&str]) {
         eventually(&format!("{names:?} were taken"), || {
             let taken = self.taken();
@@ -100,7 +100,7 @@ impl Receiver {
     }
 }
 
-/// Requests on one connection, each answered as the mood says.
+/// Serves the requests of one connection.
 fn serve(stream: TcpStream, mood: &Mutex<Mood>, seen: &Mutex<Seen>) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut stream = stream;
@@ -152,7 +152,7 @@ fn serve(stream: TcpStream, mood: &Mutex<Mood>, seen: &Mutex<Seen>) -> Option<()
     }
 }
 
-/// As docs/WEBHOOK.md has it.
+/// Verifies a signature as in docs/WEBHOOK.md.
 fn verify(id: &str, timestamp: &str, signatures: &str, body: &[u8]) {
     let key = STANDARD.decode(KEY.trim_start_matches("whsec_")).expect("the key");
     let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("a key");
@@ -167,13 +167,13 @@ fn verify(id: &str, timestamp: &str, signatures: &str, body: &[u8]) {
 fn promised(web: &Web, numbers: &[u32]) {
     for number in numbers {
         let answer = web.upload("?wait=0", &format!("{number}.bmp"), &image(*number));
-        // A worker that is quick may have done it already.
+        // A quick worker may have finished it already.
         assert!([200, 202].contains(&answer.status), "{answer:?}");
     }
 }
 
 #[test]
-fn every_job_that_ends_comes_to_the_receiver_once() {
+fn every_finished_job_is_delivered_once() {
     let receiver = Receiver::new(Mood::Takes);
     let site = receiver.site();
     let web = site.web();
@@ -189,7 +189,7 @@ fn every_job_that_ends_comes_to_the_receiver_once() {
 }
 
 #[test]
-fn what_a_receiver_does_not_take_is_sent_again_until_it_does() {
+fn events_are_retried_until_the_receiver_accepts_them() {
     for mood in [
         Mood::Says("500 Internal Server Error"),
         Mood::Says("302 Found\r\nlocation: /elsewhere"),
@@ -198,7 +198,7 @@ fn what_a_receiver_does_not_take_is_sent_again_until_it_does() {
         let receiver = Receiver::new(mood.clone());
         let site = receiver.site();
         let (web, _worker) = (site.web(), site.worker());
-        // Nobody waits for the receiver.
+        // Uploads do not wait for the receiver.
         for number in 0..3 {
             let answer = web.upload("", &format!("{number}.bmp"), &image(number));
             assert_eq!((answer.status, &answer.json()["label"]), (200, &"noop".into()), "{mood:?}");
@@ -213,7 +213,7 @@ fn what_a_receiver_does_not_take_is_sent_again_until_it_does() {
 }
 
 #[test]
-fn a_receiver_that_is_down_gets_everything_when_it_is_up() {
+fn a_receiver_gets_all_events_after_an_outage() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     let site = {
@@ -234,7 +234,7 @@ fn a_receiver_that_is_down_gets_everything_when_it_is_up() {
 }
 
 #[test]
-fn a_web_server_that_is_killed_loses_no_event() {
+fn a_killed_web_server_loses_no_event() {
     let receiver = Receiver::new(Mood::Says("503 Service Unavailable"));
     let site = receiver.site();
     let _worker = site.worker();
@@ -258,7 +258,7 @@ fn a_web_server_that_is_killed_loses_no_event() {
 }
 
 #[test]
-fn an_event_that_the_receiver_cannot_read_keeps_no_other_back() {
+fn an_event_that_the_receiver_refuses_blocks_no_other() {
     let receiver = Receiver::new(Mood::Silent);
     let site = receiver.site();
     let (web, _worker) = (site.web(), site.worker());
@@ -276,7 +276,7 @@ fn an_event_that_the_receiver_cannot_read_keeps_no_other_back() {
 }
 
 #[test]
-fn the_list_is_bounded_and_what_is_beyond_is_counted_and_still_has_its_result() {
+fn the_backlog_of_events_is_bounded_and_dropped_ones_are_counted() {
     let receiver = Receiver::new(Mood::Says("500 Internal Server Error"));
     let site = receiver.site().set("EIRS_WEB__WEBHOOK__MAX_WAITING", "2");
     let (web, _worker) = (site.web(), site.worker());
@@ -292,7 +292,7 @@ fn the_list_is_bounded_and_what_is_beyond_is_counted_and_still_has_its_result() 
 }
 
 #[test]
-fn a_key_that_is_none_and_an_address_that_is_none_are_refused_at_the_start() {
+fn an_invalid_key_or_url_is_refused_at_the_start() {
     let ends = |site: &Site| {
         let ended = site.command("eirs-web").arg("--check").output().expect("it runs");
         (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())

@@ -1,5 +1,5 @@
-//! A collector of traces, as far as OTLP/HTTP asks for one: takes `POST /v1/traces`, with TLS or
-//! without, and keeps what came.
+//! A minimal OTLP/HTTP trace collector: accepts `POST /v1/traces`, with or without TLS, and keeps
+//! the spans.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use tokio_rustls::rustls::{
 
 use crate::authority::Pair;
 
-/// A span, in texts. Times are nanoseconds since 1970.
+/// A span, as texts. Times are nanoseconds since 1970.
 #[derive(Debug, Clone)]
 pub struct Span {
     pub program: String,
@@ -31,7 +31,7 @@ pub struct Span {
     pub trace: String,
     pub state: String,
     pub id: String,
-    /// Empty where it has none.
+    /// Empty for a root span.
     pub parent: String,
     pub start: u64,
     pub end: u64,
@@ -39,22 +39,22 @@ pub struct Span {
     pub events: Vec<String>,
 }
 
-/// Runs until the tests end.
+/// A collector that runs until the tests end.
 pub struct Collector {
     address: SocketAddr,
     is_encrypted: bool,
     kept: Arc<Mutex<Kept>>,
 }
 
-/// What came.
+/// The received data.
 #[derive(Default)]
 struct Kept {
     spans: Vec<Span>,
-    /// The lines of each request before its body, in small letters.
+    /// The header lines of each request, in lower case.
     heads: Vec<Vec<String>>,
 }
 
-/// The time now, as spans have it.
+/// Returns the current time as in spans.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970").as_nanos() as u64
 }
@@ -64,7 +64,7 @@ impl Collector {
         Self::start_as(None)
     }
 
-    /// One with this certificate.
+    /// Starts a collector with this certificate.
     pub fn start_with_tls(pair: &Pair) -> Self {
         let key = PrivateKeyDer::try_from(pair.key.serialize_der()).expect("a key");
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -109,7 +109,7 @@ impl Collector {
     }
 }
 
-/// Every request of a connection.
+/// Serves all requests of a connection.
 fn serve(connection: impl Read + Write, kept: &Mutex<Kept>) {
     let mut reader = BufReader::new(connection);
     loop {

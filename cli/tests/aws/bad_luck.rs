@@ -1,6 +1,5 @@
-//! The same service while AWS has a bad day: throttling, no capacity, states in between, answers
-//! that are late or lost, messages that come twice. Nothing that was taken is lost, and the fleet
-//! goes back to zero.
+//! The service during failures of AWS: throttling, no capacity, intermediate states, late or lost
+//! answers, duplicate messages. No accepted image is lost, and the fleet returns to zero.
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -11,7 +10,7 @@ use crate::{
 };
 use eirs_harness::{Site, eventually};
 
-/// Uploads while these faults happen, lets the sky clear, and looks at what is left.
+/// Uploads during these faults, ends them, and checks the final state.
 fn survive(faults: &[Value]) {
     let Some(cloud) = Cloud::of(Site::with_script("sleep 0.1; echo cat"), &["--seed", "7"]) else { return };
     cloud.set_up();
@@ -28,7 +27,7 @@ fn survive(faults: &[Value]) {
     });
     let told =
         cloud.site.command("eirs").args(["dead-letters", "list", "--json"]).output().expect("eirs runs");
-    assert!(!String::from_utf8_lossy(&told.stdout).contains("\"id\""), "nobody gave up: {told:?}");
+    assert!(!String::from_utf8_lossy(&told.stdout).contains("\"id\""), "no job may be given up: {told:?}");
     controller.signal(Signal::TERM);
     assert!(controller.exit().success(), "{}", controller.log());
 }
@@ -48,7 +47,7 @@ fn throttled_queues_and_lost_answers_lose_nothing() {
 }
 
 #[test]
-fn messages_that_come_twice_and_depths_that_lie_lose_nothing_and_classify_nothing_twice_over() {
+fn duplicate_messages_and_wrong_depths_lose_nothing() {
     survive(&[
         json!({ "op": "ReceiveMessage", "duplicates": true, "times": 20, "match": "requests" }),
         json!({ "op": "ReceiveMessage", "duplicates": true, "times": 20, "match": "responses" }),
@@ -74,7 +73,7 @@ fn a_slow_and_failing_store_loses_nothing() {
 }
 
 #[test]
-fn a_fleet_that_refuses_and_a_silent_agent_lose_nothing_and_leave_nobody_running() {
+fn refused_starts_and_silent_agents_lose_nothing_and_leave_no_instance_running() {
     survive(&[
         json!({ "op": "StartInstances", "code": "InsufficientInstanceCapacity", "times": 2 }),
         json!({ "op": "StartInstances", "code": "RequestLimitExceeded", "http": 503, "times": 4 }),
@@ -104,7 +103,7 @@ fn a_zone_without_capacity_and_a_slow_image_do_not_end_a_setup() {
 
 /// The notice is in the metadata of the instance, two minutes before its end.
 #[test]
-fn a_spot_instance_that_is_taken_back_ends_its_jobs_takes_no_more_and_every_image_has_its_label() {
+fn an_interrupted_spot_instance_drains_and_every_image_gets_its_label() {
     let Some(cloud) = Cloud::of(Site::with_script("sleep 1; echo cat"), &[]) else { return };
     let launch = "[launch]\nmost = 2\nmarket = \"spot\"\nstart_delay = \"2s\"\n";
     cloud.policy(&(POLICY.replace("max = 3", "max = 1") + launch));

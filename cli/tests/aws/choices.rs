@@ -1,4 +1,4 @@
-//! What is off by default: logs that outlive their machines.
+//! Options that are off by default: logs that outlive their machines.
 
 use std::{fs, io::Read, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::cloud::{Cloud, OUTPUT, parse, said};
 use eirs_harness::Site;
 
-/// A journal of two entries. Who comes with its cursor has read them.
+/// A journal of two entries, which are omitted after its cursor.
 const JOURNAL: &str = r#"#!/bin/sh
 for argument in "$@"; do
     case $argument in --cursor-file=*) cursor=${argument#*=} ;; esac
@@ -19,7 +19,7 @@ echo '{"MESSAGE":"two"}'
 echo read >"$cursor"
 "#;
 
-/// The keys of a bucket that begin so, and what is stored under each.
+/// Returns the objects of a bucket with this prefix, by key.
 fn objects(cloud: &Cloud, bucket: &str, prefix: &str) -> Vec<(String, Vec<u8>)> {
     cloud.with_sdk_as(None, async |config| {
         let s3 = aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build();
@@ -36,11 +36,11 @@ fn objects(cloud: &Cloud, bucket: &str, prefix: &str) -> Vec<(String, Vec<u8>)> 
 }
 
 #[test]
-fn a_machine_copies_what_it_logged_since_the_last_time_with_the_permissions_that_it_has() {
+fn a_machine_copies_new_log_entries_with_its_own_permissions() {
     let Some(cloud) = Cloud::of(Site::new().set("EIRS_SETUP__SHIP_LOGS", "true"), &[]) else { return };
     cloud.set_up();
     assert!(cloud.expect(&["check"]).ends_with("All is well.\n"), "the roles are as they should be");
-    // What the image of the workers was made from.
+    // The archive from which the workers' image was made.
     let archives = objects(&cloud, crate::cloud::INPUT, "setup/");
     let archive = archives.iter().find(|(key, _)| key.ends_with(".tar.gz")).expect("the archive");
     let folder = tempfile::tempdir().expect("a folder");

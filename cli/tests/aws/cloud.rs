@@ -21,11 +21,11 @@ use serde_json::{Value, json};
 
 use eirs_harness::{Site, eventually};
 
-/// The buckets that setup makes.
+/// The buckets that setup creates.
 pub const INPUT: &str = "eirs-123456789012-eu-central-1-input";
 pub const OUTPUT: &str = "eirs-123456789012-eu-central-1-output";
 
-/// From zero to three instances, that go after a second of silence.
+/// Zero to three instances, which stop after a second without jobs.
 pub const POLICY: &str = "
 [pool]
 max = 3
@@ -41,20 +41,20 @@ window = \"1s\"
 drain_deadline = \"20s\"
 ";
 
-/// An account. Everything in it ends with this.
+/// An account, which is deleted when this is dropped.
 pub struct Cloud {
     pub emulator: Emulator,
     pub site: Site,
 }
 
 impl Cloud {
-    /// With the classifier that answers `noop`, whose instances start in half a second; `None`
-    /// where there is no emulator.
+    /// An account with the classifier `noop`, whose instances start in half a second; `None`
+    /// without an emulator.
     pub fn new(options: &[&str]) -> Option<Self> {
         Self::of(Site::new(), options)
     }
 
-    /// With this site's model and settings.
+    /// The same with this site's model and settings.
     pub fn of(site: Site, options: &[&str]) -> Option<Self> {
         let folder = site.folder.path().to_owned();
         // Without a systemd there is no other user.
@@ -62,7 +62,7 @@ impl Cloud {
         let shown = |path: &Path| path.display().to_string();
         let (programs, logs) = (shown(&programs()), shown(&folder.join("instances")));
         let worker = format!("eirs-worker --config {}", shown(&folder.join("worker.toml")));
-        // A web host of its own root, for the tests that launch one.
+        // The root folder of a web host, for tests that launch one.
         let web = "EIRS_LOCAL__STATE=$DESTDIR/state; export EIRS_LOCAL__STATE; \
             eirs-controller --config $DESTDIR/etc/eirs/eirs.toml --policies $DESTDIR/etc/eirs/policies & \
             exec eirs-web --config $DESTDIR/etc/eirs/eirs.toml";
@@ -76,8 +76,8 @@ impl Cloud {
         Self::with(site, &[own.as_flattened(), options].concat())
     }
 
-    /// Whose instances are machines with a systemd of their own, baked by setup; `None` where none
-    /// can be booted.
+    /// An account whose instances are machines with their own systemd, baked by setup; `None` if
+    /// none can be booted.
     pub fn of_machines(site: Site) -> Option<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testing/booted-systemd");
         let check = Command::new(&script).arg("check").output().expect("the script runs");
@@ -88,7 +88,7 @@ impl Cloud {
         }
         let (script, logs) =
             (script.display().to_string(), site.folder.path().join("instances").display().to_string());
-        // A machine boots in a second, and what runs in it may drain for a while.
+        // A machine boots in a second, and its drain may take a while.
         let own = ["--fleet", "container", "--machine", &script, "--log-dir", &logs, "--kill-after", "90"];
         Self::with(site, &own)
     }
@@ -117,16 +117,16 @@ impl Cloud {
         self.site.folder.path().to_owned()
     }
 
-    /// The policy of the one pool.
+    /// Writes the policy of the only pool.
     pub fn policy(&self, text: &str) {
         fs::create_dir_all(self.folder().join("policies")).expect("a folder");
         fs::write(self.folder().join("policies/default.toml"), text).expect("a policy");
     }
 
-    /// What an instance would find in its image: this site's settings.
+    /// Writes the settings that an instance would find in its image: those of this site.
     fn write_worker_settings(&self) {
         let mut text = String::new();
-        // The last value of a variable is the one that counts.
+        // The last value of a variable counts.
         let all: BTreeMap<_, _> = self.site.settings().filter(|(key, _)| key.starts_with("EIRS_")).collect();
         for (key, value) in all {
             let key = key.trim_start_matches("EIRS_").replace("__", ".").to_lowercase();
@@ -143,7 +143,7 @@ impl Cloud {
         self.site.command("eirs").args(arguments).output().expect("eirs runs")
     }
 
-    /// Runs `eirs` to its end, which must be a good one; answers what it said.
+    /// Runs `eirs`, which must succeed; returns its output.
     pub fn expect(&self, arguments: &[&str]) -> String {
         let output = self.eirs(arguments);
         let said = said(&output);
@@ -151,17 +151,17 @@ impl Cloud {
         said
     }
 
-    /// Makes the installation, without a web host: the tests start one here.
+    /// Creates the installation without a web host, which the tests start here.
     pub fn set_up(&self) -> String {
         self.expect(&["setup", "--web-host", "none", "--yes"])
     }
 
-    /// Everything that exists in the account.
+    /// Returns everything that exists in the account.
     pub fn state(&self) -> Value {
         parse(&self.emulator.harness("GET", "state", ""))
     }
 
-    /// The instances that exist.
+    /// Returns the existing instances.
     pub fn instances(&self) -> Vec<Value> {
         let all = parse(&self.emulator.harness("GET", "instances", ""));
         all.as_array()
@@ -172,7 +172,7 @@ impl Cloud {
             .collect()
     }
 
-    /// The ids of the instances in this state.
+    /// Returns the ids of the instances in this state.
     pub fn in_state(&self, state: &str) -> Vec<String> {
         let instances = self.instances().into_iter().filter(|instance| instance["state"] == state);
         instances.filter_map(|instance| instance["id"].as_str().map(str::to_owned)).collect()
@@ -185,7 +185,7 @@ impl Cloud {
         eventually("every worker is parked", || (!self.instances().iter().any(is_at_work)).then_some(()));
     }
 
-    /// What the worker on an instance logged.
+    /// Returns the log of the worker on an instance.
     pub fn instance_log(&self, id: &str) -> String {
         fs::read_to_string(self.folder().join(format!("instances/{id}.log"))).unwrap_or_default()
     }
@@ -198,19 +198,19 @@ impl Cloud {
         self.emulator.harness("DELETE", "faults", "");
     }
 
-    /// An instance is gone at once, as when its host breaks or a spot instance is taken back.
+    /// Removes an instance at once, like a hardware failure or a spot interruption.
     pub fn kill_instance(&self, id: &str) {
         let code = json!({ "code": "Server.SpotInstanceShutdown" });
         self.emulator.harness("POST", &format!("instance/{id}/die"), &code.to_string());
     }
 
-    /// How many objects are in a bucket.
+    /// Returns the number of objects in a bucket.
     pub fn stored(&self, bucket: &str) -> u64 {
         self.state()["buckets"][bucket]["objects"].as_u64().unwrap_or(0)
     }
 }
 
-/// A reader of a failed test needs to know what the instances did.
+/// After a failed test, prints the logs of the instances.
 impl Drop for Cloud {
     fn drop(&mut self) {
         if !std::thread::panicking() {
@@ -239,14 +239,14 @@ impl Machine {
         command.output().expect("the script runs")
     }
 
-    /// Runs a line of shell inside, which must end well; answers what it said.
+    /// Runs a shell command inside, which must succeed; returns its output.
     pub fn run(&self, line: &str) -> String {
         let output = self.script(&["exec", "sh", "-c", line]);
         assert!(output.status.success(), "{line}: {}", said(&output));
         said(&output)
     }
 
-    /// Its journal, entry by entry; also of one that is off.
+    /// Returns the entries of its journal, even if the machine is off.
     pub fn journal(&self, unit: &str) -> Vec<Value> {
         let root = said(&self.script(&["root"]));
         let folder = format!("{}/var/log/journal", root.trim());
@@ -257,13 +257,13 @@ impl Machine {
     }
 }
 
-/// What only a test does to an account, by the SDK.
+/// Changes of an account that only tests make, with the SDK.
 impl Cloud {
     fn with_sdk<T>(&self, what: impl AsyncFnOnce(SdkConfig) -> T) -> T {
         self.with_sdk_as(None, what)
     }
 
-    /// With this access key and its secret, or else as who may do everything.
+    /// Runs with this access key and its secret, or else as administrator.
     pub fn with_sdk_as<T>(
         &self,
         user: Option<&(String, String)>,
@@ -279,11 +279,11 @@ impl Cloud {
         })
     }
 
-    /// Things of every kind that are somebody else's.
+    /// Creates resources of every kind that do not belong to the installation.
     pub fn make_strangers(&self) {
         self.with_sdk(async |config| {
             let sqs = aws_sdk_sqs::Client::new(&config);
-            // A neighbour whose prefix begins like ours.
+            // The name of another installation starts with the same prefix.
             for name in ["eirs-test-requests-default", "orders"] {
                 sqs.create_queue().queue_name(name).send().await.expect("a queue");
             }
@@ -310,7 +310,7 @@ impl Cloud {
         });
     }
 
-    /// The objects whose keys begin so, in the order of their keys.
+    /// Returns the objects with this key prefix, ordered by key.
     pub fn objects(&self, bucket: &str, begin: &str) -> Vec<Vec<u8>> {
         self.with_sdk(async |config| {
             let s3 = aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build();
@@ -357,7 +357,7 @@ impl Cloud {
         });
     }
 
-    /// A user with one policy; answers an access key and its secret.
+    /// Creates a user with one policy; returns an access key and its secret.
     pub fn make_user(&self, name: &str, policy: &Value) -> (String, String) {
         self.with_sdk(async |config| {
             let iam = aws_sdk_iam::Client::new(&config);
@@ -369,7 +369,7 @@ impl Cloud {
         })
     }
 
-    /// The same, with a policy that there is.
+    /// The same with an existing policy.
     pub fn make_user_of(&self, name: &str, policy: &str) -> (String, String) {
         self.with_sdk(async |config| {
             let iam = aws_sdk_iam::Client::new(&config);
@@ -439,7 +439,7 @@ fn programs() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_eirs")).parent().expect("a folder").to_owned()
 }
 
-/// An address that nobody listens on.
+/// Returns an unused address.
 pub fn free_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").to_string()

@@ -1,5 +1,5 @@
-//! What the service asks of AWS, counted at the emulator: a load, a burst, an idle while.
-//! `make bench-aws` prints the figures.
+//! Counts the calls of the service to AWS at the emulator: under load, during a burst, and when
+//! idle. `make bench-aws` prints the figures.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::{
 };
 use eirs_harness::{Site, Web, eventually, form, image, request};
 
-/// US dollars for a request, by the first price tier of us-east-1. EC2, SSM, STS and IAM are free.
+/// USD per request, in the first price tier of us-east-1. EC2, SSM, STS and IAM are free.
 const SQS_USD: f64 = 0.4e-6;
 const S3_READ_USD: f64 = 0.4e-6;
 const S3_WRITE_USD: f64 = 5e-6;
@@ -37,7 +37,7 @@ const SQS: [&str; 12] = [
     "SetQueueAttributes",
 ];
 
-/// How often each operation was called since the last `forget`.
+/// The number of calls of each operation since the last `forget`.
 struct Calls(BTreeMap<String, u64>);
 
 impl Calls {
@@ -67,8 +67,9 @@ impl Calls {
     }
 }
 
-/// A line of the table that `make bench-aws` shows. A figure that hangs on the speed of the machine
-/// has a limit beyond which something is broken, besides what is asked of it on a quiet one.
+/// Prints a line of the table of `make bench-aws`. A figure that depends on the speed of the
+/// machine has a limit beyond which something is broken, in addition to its target on an idle
+/// machine.
 fn show(what: &str, value: f64, asked: f64, most: f64) {
     let met = if value <= asked { "met" } else { "missed" };
     eprintln!("  {what:<44} {value:>9.4}   <= {asked} {met}");
@@ -77,8 +78,8 @@ fn show(what: &str, value: f64, asked: f64, most: f64) {
 
 #[test]
 fn an_image_at_load_costs_few_requests_of_sqs_and_three_of_s3() {
-    // A worker that keeps many jobs in flight, as a quick model on a large machine does. Its leases
-    // are those of the default settings.
+    // A worker with many jobs in flight, like a fast model on a large machine. Its leases are those
+    // of the default settings.
     let site = Site::new().set("EIRS_WORKER__SLOTS", "40");
     let site = site.set("EIRS_QUEUE__VISIBILITY", "30s").set("EIRS_WORKER__HEARTBEAT", "10s");
     let Some(cloud) = Cloud::of(site, &[]) else { return };
@@ -99,12 +100,12 @@ fn an_image_at_load_costs_few_requests_of_sqs_and_three_of_s3() {
     for operation in SQS.iter().filter(|operation| calls.count(operation) > 0) {
         eprintln!("    {operation:<42} {:>9.4}", per_image(calls.count(operation)));
     }
-    // A message waits for company a twentieth of what its job takes, so that how many go together
-    // depends on how fast the emulator answers. Alone, an image takes six: job and reply are each
-    // sent, received and deleted.
+    // A message waits for others for a twentieth of its job's duration, so the batch size depends
+    // on the speed of the emulator. A single image takes six requests: job and reply are each sent,
+    // received and deleted.
     show("SQS requests for an image", per_image(calls.sqs()), 1.5, 1.5);
-    // Its upload, its download, its result. The others are of the whole load: what was erased
-    // meanwhile, the claim of the controller, the note of the version.
+    // The upload, the download and the result of each image. The others are for the whole load: the
+    // note of erased images, the claim of the controller, the note of the version.
     let objects =
         Calls(serde_json::from_value(parse(&cloud.emulator.harness("GET", "objects", ""))).unwrap());
     let own = objects.count("images") + objects.count("results");
@@ -116,8 +117,8 @@ fn an_image_at_load_costs_few_requests_of_sqs_and_three_of_s3() {
     show("USD for a thousand images, EC2 not counted", calls.usd() * 1e3 / f64::from(count), 0.02, 0.0125);
 }
 
-/// The emulator takes seconds for a burst of images, in which a controller would see it grow; here
-/// it looks when all are there.
+/// The emulator takes seconds for a burst of images, during which a controller would see it grow;
+/// so the controller starts when all images are there.
 #[test]
 fn a_burst_to_fifteen_instances_is_at_most_two_calls_of_start_instances() {
     let Some(cloud) = Cloud::of(Site::with_script("sleep 1; echo cat"), &[]) else { return };
@@ -136,7 +137,7 @@ fn a_burst_to_fifteen_instances_is_at_most_two_calls_of_start_instances() {
     );
 }
 
-/// A number of images in one upload, for which nobody waits.
+/// Uploads a number of images at once, without waiting.
 fn send_burst(web: &Web, count: u32) {
     let images: Vec<_> = (0..count).map(image).collect();
     let parts: Vec<_> = images.iter().map(|image| ("myfile", "x", image.as_slice())).collect();
@@ -145,7 +146,7 @@ fn send_burst(web: &Web, count: u32) {
     assert_eq!(taken.body.lines().filter(|line| line.contains("pending")).count(), count as usize);
 }
 
-/// Takes a minute, and is a matter of time: `make bench-aws` runs it.
+/// Takes a minute and depends on timing, so only `make bench-aws` runs it.
 #[test]
 #[ignore = "measures for a minute"]
 fn an_idle_hour_costs_at_most_a_cent_of_requests() {

@@ -1,5 +1,5 @@
-//! `eirs setup` and `eirs cleanup`: what they make, find again, change and take away, and what they
-//! leave alone.
+//! `eirs setup` and `eirs cleanup`: what they create, find, change and delete, and what they leave
+//! unchanged.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::cloud::{Cloud, INPUT, POLICY, parse, said};
 use eirs_harness::{eventually, image};
 
-/// What `eirs setup --plan --json` would do about each thing.
+/// Returns the actions for all resources in `eirs setup --plan --json`.
 fn verbs(cloud: &Cloud) -> Vec<(String, String)> {
     let output = cloud.eirs(&["setup", "--web-host", "none", "--plan", "--json"]);
     assert!(output.status.success(), "{}", said(&output));
@@ -18,13 +18,13 @@ fn verbs(cloud: &Cloud) -> Vec<(String, String)> {
     steps.map(|step| (text(&step["verb"]), text(&step["what"]))).collect()
 }
 
-/// The things that setup would make or change.
+/// Returns the resources that setup would create or change.
 pub fn changes(cloud: &Cloud) -> Vec<String> {
     verbs(cloud).into_iter().filter(|(verb, _)| verb != "keep").map(|(_, what)| what).collect()
 }
 
 #[test]
-fn from_setup_over_uploads_to_cleanup_the_account_is_as_it_was_and_strangers_are_not_touched() {
+fn cleanup_restores_the_account_and_foreign_resources_stay() {
     let Some(cloud) = Cloud::new(&[]) else { return };
     cloud.make_strangers();
     eventually("the stranger runs", || (cloud.in_state("running").len() == 1).then_some(()));
@@ -65,10 +65,10 @@ fn from_setup_over_uploads_to_cleanup_the_account_is_as_it_was_and_strangers_are
 }
 
 #[test]
-fn a_setup_that_was_interrupted_anywhere_is_finished_by_the_next_run() {
+fn an_interrupted_setup_is_completed_by_the_next_run() {
     let Some(cloud) = Cloud::new(&[]) else { return };
     let before = cloud.state();
-    // Each run gets a little further, and ends in the middle of something.
+    // Each run gets a little further, and is interrupted in a step.
     for operation in [
         "PutBucketEncryption",
         "CreateQueue",
@@ -86,7 +86,7 @@ fn a_setup_that_was_interrupted_anywhere_is_finished_by_the_next_run() {
         assert_eq!(output.status.code(), Some(1), "{operation}: {}", said(&output));
         cloud.no_more_faults();
     }
-    // Killed, not failed: between the launch and the parking.
+    // Killed between the launch and the parking.
     let mut run = cloud.site.start("eirs", &["setup", "--web-host", "none", "--yes"]);
     eventually("an instance is launched", || {
         run.log()
@@ -100,7 +100,7 @@ fn a_setup_that_was_interrupted_anywhere_is_finished_by_the_next_run() {
     assert_eq!(cloud.instances().len(), 3, "no more than the pool may have, and nothing that was left over");
     assert_eq!(cloud.state()["images"].as_array().map(Vec::len), Some(1));
 
-    // A cleanup that was interrupted, too.
+    // The same for an interrupted cleanup.
     for operation in ["DeregisterImage", "DeleteRolePolicy", "DeleteQueue", "DeleteObjects"] {
         cloud.fault(json!({ "op": operation, "code": "InternalError", "http": 500, "times": 12 }));
         let output = cloud.eirs(&["cleanup", "--mode", "delete", "--yes"]);
@@ -112,11 +112,11 @@ fn a_setup_that_was_interrupted_anywhere_is_finished_by_the_next_run() {
 }
 
 #[test]
-fn another_model_makes_another_image_and_parked_workers_are_replaced() {
+fn another_model_gives_another_image_and_parked_workers_are_replaced() {
     let Some(cloud) = Cloud::new(&[]) else { return };
     cloud.set_up();
     let first: Vec<_> = cloud.in_state("stopped");
-    // Another setting of the workers: another archive.
+    // Other settings of the workers give another archive.
     let output = cloud
         .site
         .command("eirs")
@@ -145,7 +145,7 @@ fn a_smaller_pool_loses_parked_workers_and_a_larger_one_gets_more() {
 }
 
 #[test]
-fn a_machine_that_fails_its_own_test_becomes_no_image_and_says_why() {
+fn a_machine_that_fails_its_self_test_becomes_no_image_and_reports_the_reason() {
     let Some(cloud) = Cloud::new(&[]) else { return };
     fs::write(cloud.folder().join("prepare.sh"), "echo the mirror is down; exit 3\n").expect("a script");
     let mut setup = cloud.site.command("eirs");
@@ -174,7 +174,7 @@ fn a_worker_that_does_not_come_up_is_replaced_before_it_is_handed_over() {
 }
 
 #[test]
-fn a_launch_that_finds_no_capacity_is_tried_with_one_machine_at_a_time() {
+fn a_launch_without_capacity_is_retried_with_one_machine_at_a_time() {
     let Some(cloud) = Cloud::new(&[]) else { return };
     let fault =
         json!({ "op": "RunInstances", "code": "VcpuLimitExceeded", "times": 3, "match": "eirs%3Apool" });
@@ -185,7 +185,7 @@ fn a_launch_that_finds_no_capacity_is_tried_with_one_machine_at_a_time() {
 }
 
 #[test]
-fn a_cleared_installation_is_empty_and_goes_on() {
+fn a_cleared_installation_is_empty_and_works() {
     let Some(cloud) = Cloud::new(&[]) else { return };
     cloud.set_up();
     let (web, mut controller) = (cloud.site.web(), cloud.site.start("eirs-controller", &[]));
@@ -229,7 +229,7 @@ fn a_worker_takes_no_job_on_an_instance_that_is_not_handed_over() {
 }
 
 #[test]
-fn what_cannot_be_done_is_one_sentence() {
+fn impossible_options_are_refused_in_one_sentence() {
     let Some(cloud) = Cloud::new(&[]) else { return };
     let refused = |arguments: &[&str], code: i32, hint: &str| {
         let output = cloud.eirs(arguments);

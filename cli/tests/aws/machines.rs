@@ -1,5 +1,5 @@
-//! All of it at once: setup bakes an image of a machine with a systemd of its own, launches workers
-//! and a web host from what it uploaded, and the units that are shipped serve. A drain is the real
+//! The complete installation: setup bakes an image of a machine with its own systemd, launches
+//! workers and a web host from its uploads, and the shipped units serve. A drain is a real
 //! `systemctl stop`, ordered over SSM.
 
 use std::io::Read;
@@ -12,14 +12,14 @@ use crate::{
 };
 use eirs_harness::{Site, eventually};
 
-/// The machines of this role.
+/// Returns the machines of this role.
 fn machines(cloud: &Cloud, role: &str) -> Vec<Machine> {
     let of_role = |instance: &Value| instance["tags"]["eirs:role"] == role;
     let ids = cloud.instances().into_iter().filter(of_role);
     ids.filter_map(|instance| instance["id"].as_str().map(|id| Machine(id.to_owned()))).collect()
 }
 
-/// The entries of the journal that a machine has copied to the bucket of the results.
+/// Returns the journal entries that a machine has copied to the bucket of the results.
 fn shipped_logs(cloud: &Cloud, machine: &Machine) -> Vec<Value> {
     let copied = cloud.objects(OUTPUT, &format!("logs/{}/", machine.0));
     let lines = |packed: &Vec<u8>| {
@@ -30,15 +30,15 @@ fn shipped_logs(cloud: &Cloud, machine: &Machine) -> Vec<Value> {
     copied.iter().flat_map(lines).collect()
 }
 
-/// Where a text first stands in a journal.
+/// Returns the index of the first journal entry with a text.
 fn place(journal: &[Value], text: &str) -> Option<usize> {
     journal.iter().position(|entry| entry["MESSAGE"].as_str().is_some_and(|message| message.contains(text)))
 }
 
 #[test]
-fn setup_bakes_machines_whose_shipped_units_serve_drain_by_systemctl_stop_and_power_off() {
+fn setup_bakes_machines_whose_units_serve_drain_and_power_off() {
     let address = free_address();
-    // As it is by default in AWS, the script is another user than the worker.
+    // As by default in AWS, the script has another user than the worker.
     let site = Site::with_script("[ \"$(id -un)\" = eirs-script ] || exit 1; sleep 0.4; echo cat")
         .set("EIRS_WEB__LISTEN", &address)
         .set("EIRS_WORKER__ABANDONED_AFTER", "8s")
@@ -56,7 +56,7 @@ fn setup_bakes_machines_whose_shipped_units_serve_drain_by_systemctl_stop_and_po
         let journal = worker.journal("eirs-worker");
         let Some(taking) = place(&journal, "taking jobs") else { continue };
         served += 1;
-        // What it logged outlives it, from its first word to its drain.
+        // The log outlives the machine, from its start to its drain.
         let shipped = eventually("the last logs are in the bucket", || {
             Some(shipped_logs(&cloud, &worker)).filter(|said| place(said, "drained").is_some())
         });
@@ -81,7 +81,7 @@ fn setup_bakes_machines_whose_shipped_units_serve_drain_by_systemctl_stop_and_po
     let decision = decision.unwrap_or_else(|| panic!("{journal:#?}"));
     assert_eq!(decision["EIRS_POOL"], "default");
     assert!(decision["EIRS_REASON"].as_str().is_some_and(|reason| !reason.is_empty()), "{decision}");
-    // An operator edits the policy and reloads: when that returns, it is in force.
+    // An operator edits the policy and reloads: when the reload returns, the policy is in force.
     let file = "/etc/eirs/policies/default.toml";
     let policy = POLICY.replace("max = 3", "max = 2");
     host.run(&format!("cat > {file} <<'E'\n{policy}\nE\nsystemctl reload eirs-controller"));
@@ -90,8 +90,7 @@ fn setup_bakes_machines_whose_shipped_units_serve_drain_by_systemctl_stop_and_po
     host.run("eirs check");
     host.run("systemctl is-active eirs-web eirs-controller eirs.target");
 
-    // Where the controller is gone for good, nobody pays for a worker that nobody sends home: it
-    // goes by itself.
+    // If the controller is gone for good, an idle worker stops by itself.
     host.run(&format!("sed -i 's/max = 2/max = 2\\nmin = 1/' {file} && systemctl reload eirs-controller"));
     assert_eq!(upload_all(&address, 100..104).len(), 4);
     host.run("systemctl stop eirs-controller");
@@ -104,7 +103,7 @@ fn setup_bakes_machines_whose_shipped_units_serve_drain_by_systemctl_stop_and_po
     host.run("systemctl start eirs-controller");
     assert_eq!(upload_all(&address, 200..202).len(), 2, "and comes back with it");
 
-    // A machine whose unit is stopped is of no use to anybody, and nobody else stops it here.
+    // A machine whose unit is stopped is useless, and nothing else stops it here.
     host.run("systemctl stop eirs-controller");
     let running = eventually("one worker stays", || {
         let up = |id: &String| machines(&cloud, "worker").iter().any(|worker| worker.0 == *id);

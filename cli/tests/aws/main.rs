@@ -1,6 +1,6 @@
-//! The real binaries, as in production, on an emulated AWS (`testing/aws`): queues, buckets,
-//! instances that are processes of this machine and take their orders over SSM. Each test has an
-//! account of its own.
+//! The real binaries, as in production, with an emulated AWS (`testing/aws`): queues, buckets, and
+//! instances that are processes of this machine and receive commands over SSM. Each test has
+//! its own account.
 
 #![cfg(feature = "aws")]
 #![allow(

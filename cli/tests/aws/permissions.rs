@@ -1,6 +1,6 @@
-//! The permissions that `eirs setup --print-iam` prints are enough, on an emulated AWS that
-//! enforces them: setup and cleanup run as an operator who has those and no others, the web host
-//! and the workers with the roles that setup made.
+//! The permissions that `eirs setup --print-iam` prints are sufficient, with an emulated AWS that
+//! enforces them: setup and cleanup run as an operator with only these permissions, the web host
+//! and the workers with the roles that setup creates.
 
 use eirs_platform::aws;
 use serde_json::Value;
@@ -14,7 +14,7 @@ use eirs_harness::{Site, eventually, image, request};
 const BOUNDARY: &str = "arn:aws:iam::123456789012:policy/eirs-boundary";
 
 #[test]
-fn an_operator_makes_no_role_without_the_boundary_and_launches_nothing_that_is_not_tagged() {
+fn an_operator_creates_no_role_without_the_boundary_and_launches_only_tagged_machines() {
     let site = Site::new().set("EIRS_SETUP__PERMISSIONS_BOUNDARY", BOUNDARY);
     let Some(cloud) = Cloud::of(site, &[]) else { return };
     let printed = parse(&String::from_utf8_lossy(&cloud.eirs(&["setup", "--print-iam"]).stdout));
@@ -44,7 +44,7 @@ fn an_operator_makes_no_role_without_the_boundary_and_launches_nothing_that_is_n
 }
 
 #[test]
-fn the_printed_permissions_are_enough_for_everybody() {
+fn the_printed_permissions_are_sufficient() {
     let address = free_address();
     let site =
         Site::new().set("EIRS_WEB__LISTEN", &address).set("EIRS_SETUP__PERMISSIONS_BOUNDARY", BOUNDARY);
@@ -68,8 +68,7 @@ fn the_printed_permissions_are_enough_for_everybody() {
     let upload_to = format!("http://{}:{}/upload", ip.as_str().unwrap(), address.rsplit_once(':').unwrap().1);
     assert!(told.contains(&upload_to), "the address is printed: {upload_to}: {told}");
 
-    // The web host and the workers have what the metadata of their instances gives them, and
-    // nothing of this test's.
+    // The web host and the workers only have the credentials from the metadata of their instances.
     let form = eirs_harness::form(&[("myfile", "x", &image(1))]);
     let headers = [("content-type", "multipart/form-data; boundary=XX")];
     let answer =
@@ -96,7 +95,7 @@ fn the_printed_permissions_are_enough_for_everybody() {
     let output = on_host.arg("check").output().expect("eirs runs");
     assert!(output.status.success() && said(&output).contains("All is well."), "{}", said(&output));
 
-    // An update tries a machine, replaces the others, and upgrades the web host where it stands.
+    // An update tries one machine, replaces the others, and upgrades the web host in place.
     let mut update = cloud.site.command("eirs");
     update.env("AWS_ACCESS_KEY_ID", &operator.0).env("AWS_SECRET_ACCESS_KEY", &operator.1);
     update.env("EIRS_SETUP__UPLOADS_FROM", "[\"203.0.113.0/24\"]").env("EIRS_WORKER__SLOTS", "5");
@@ -117,10 +116,10 @@ fn the_printed_permissions_are_enough_for_everybody() {
     assert_eq!(cloud.state(), before);
 }
 
-/// One machine is parked, and what it cannot do in time is launched by the web host, with its own
-/// role.
+/// One machine is parked. The web host launches more for the work that it cannot do in time, with
+/// its own role.
 #[test]
-fn with_the_printed_permissions_a_burst_is_launched_and_gone_again() {
+fn with_the_printed_permissions_a_burst_is_launched_and_terminated() {
     let address = free_address();
     let site = Site::with_script("sleep 1; echo cat").set("EIRS_WEB__LISTEN", &address);
     let Some(cloud) = Cloud::of(site, &[]) else { return };
@@ -153,7 +152,7 @@ fn with_the_printed_permissions_a_burst_is_launched_and_gone_again() {
     assert_eq!(cloud.state(), before);
 }
 
-/// The names of the instance profiles that machines have.
+/// The names of the instance profiles of the machines.
 fn profiles(cloud: &Cloud) -> Vec<String> {
     cloud.with_sdk_as(None, async |config| {
         let ec2 = aws_sdk_ec2::Client::new(&config);
@@ -165,7 +164,7 @@ fn profiles(cloud: &Cloud) -> Vec<String> {
 }
 
 #[test]
-fn a_worker_reaches_the_queue_of_its_model_alone_and_setup_follows_a_pool_to_another_model() {
+fn a_worker_reaches_only_the_queue_of_its_model_and_setup_follows_a_pool_to_another_model() {
     let site = Site::new().set("EIRS_MODELS__DOGS__CLASSIFIER", "noop");
     let Some(cloud) = Cloud::of(site, &[]) else { return };
     cloud.policy(&POLICY.replace("max = 3", "max = 2"));

@@ -1,5 +1,5 @@
-//! Uploads on AWS: workers come from zero, answer, drain and go, and several web hosts serve beside
-//! each other.
+//! Uploads on AWS: workers start from zero, classify, drain and stop, and several web hosts serve
+//! at the same time.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,7 @@ pub fn controller(cloud: &Cloud) -> Process {
     controller
 }
 
-/// Uploads images at the same time, as clients that try again until they are taken, and answers
-/// each one's label.
+/// Uploads images concurrently, retrying until they are accepted, and returns the label of each.
 pub fn upload_all(address: &str, numbers: std::ops::Range<u32>) -> BTreeMap<u32, String> {
     let next = std::sync::atomic::AtomicU32::new(numbers.start);
     let labels = std::sync::Mutex::new(BTreeMap::new());
@@ -43,7 +42,7 @@ pub fn upload_all(address: &str, numbers: std::ops::Range<u32>) -> BTreeMap<u32,
 }
 
 #[test]
-fn workers_come_from_zero_classify_drain_over_ssm_and_go_back_to_zero() {
+fn workers_start_from_zero_classify_drain_over_ssm_and_return_to_zero() {
     let Some(cloud) = Cloud::of(Site::with_model(), &[]) else { return };
     cloud.set_up();
     assert_eq!(cloud.in_state("stopped").len(), 3, "parked, and nobody pays");
@@ -61,7 +60,7 @@ fn workers_come_from_zero_classify_drain_over_ssm_and_go_back_to_zero() {
     assert!(log.contains("taking jobs") && log.contains("drained"), "{log}");
     assert!(cloud.emulator.calls("SendCommand") >= 1, "it was drained over SSM");
 
-    // And again, many at once.
+    // And again, with many uploads at once.
     let mut seen = BTreeMap::new();
     for name in ["star_0.jpg", "ring_1.jpg", "cross_0.jpg", "bolt_1.jpg"] {
         seen.insert(name, web.upload("", name, &sample(name)).json()["label"].clone());
@@ -75,7 +74,7 @@ fn workers_come_from_zero_classify_drain_over_ssm_and_go_back_to_zero() {
 }
 
 #[test]
-fn a_burst_takes_several_instances_and_loses_nothing_when_some_of_them_die() {
+fn a_burst_uses_several_instances_and_survives_the_loss_of_some() {
     let site = Site::with_script("sleep 0.3; echo cat");
     let Some(cloud) = Cloud::of(site, &[]) else { return };
     cloud.set_up();
@@ -96,9 +95,9 @@ fn a_burst_takes_several_instances_and_loses_nothing_when_some_of_them_die() {
     assert!(controller.exit().success());
 }
 
-/// Parked machines cost nothing here, and a launched one a dollar a second.
+/// Parked machines cost nothing here, and a launched one a dollar per second.
 #[test]
-fn what_is_launched_is_counted_at_its_own_price_by_eirs_status() {
+fn eirs_status_counts_launched_machines_at_their_own_price() {
     let Some(cloud) = Cloud::of(Site::with_script("sleep 1; echo cat"), &[]) else { return };
     let free = "[instance]\nusd_per_hour = 0\ndisk_usd_per_month = 0\n";
     let policy = POLICY.replace("max = 3", "max = 1").replace("[instance]\n", free);
@@ -127,7 +126,7 @@ fn what_is_launched_is_counted_at_its_own_price_by_eirs_status() {
 }
 
 #[test]
-fn a_controller_that_was_killed_is_followed_by_one_that_knows_what_runs_and_what_drains() {
+fn the_successor_of_a_killed_controller_knows_running_and_draining_instances() {
     let Some(cloud) = Cloud::of(Site::with_script("sleep 0.2; echo cat"), &[]) else { return };
     cloud.set_up();
     cloud.policy(&POLICY.replace("max = 3", "max = 3\nmin = 1"));
@@ -152,7 +151,7 @@ fn a_controller_that_was_killed_is_followed_by_one_that_knows_what_runs_and_what
 }
 
 #[test]
-fn two_web_hosts_get_their_own_answers_and_know_each_others_results() {
+fn two_web_hosts_get_their_own_replies_and_share_results() {
     let Some(cloud) = Cloud::new(&[]) else { return };
     cloud.set_up();
     let mut controller = controller(&cloud);
@@ -182,14 +181,14 @@ fn two_web_hosts_get_their_own_answers_and_know_each_others_results() {
     assert!(controller.exit().success());
 }
 
-/// A further controller, as on another machine: with a state folder of its own. It stands by.
+/// Starts another controller with its own state folder, as on another machine. It is on standby.
 fn second_controller(cloud: &Cloud) -> Process {
     let second = cloud.site.start("eirs-controller", &["--state", "other"]);
     eventually("it stands by", || second.log().contains("standing by: the controller").then_some(()));
     second
 }
 
-/// Waits until the further controller acts, which must be soon; answers its process.
+/// Waits until the other controller acts, within a time limit; returns its process.
 fn until_the_second_acts(cloud: &Cloud) -> u64 {
     let status = cloud.folder().join("other/status.json");
     let pid = eventually_within(MINUTE, "the second one acts", || {
@@ -203,7 +202,7 @@ fn until_the_second_acts(cloud: &Cloud) -> u64 {
 const MINUTE: std::time::Duration = std::time::Duration::from_secs(60);
 
 #[test]
-fn a_second_controller_stands_by_and_goes_on_within_a_minute_of_the_firsts_death() {
+fn a_standby_controller_takes_over_within_a_minute() {
     let Some(cloud) = Cloud::of(Site::with_script("sleep 0.2; echo cat"), &[]) else { return };
     cloud.set_up();
     let (web, mut first) = (cloud.site.web(), controller(&cloud));
@@ -218,7 +217,8 @@ fn a_second_controller_stands_by_and_goes_on_within_a_minute_of_the_firsts_death
     assert_eq!(web.upload("?wait=60s", "x", &image(2)).json()["label"], "cat");
     cloud.until_all_are_parked();
     assert_eq!(cloud.emulator.calls("StartInstances"), starts + 1, "no order is given twice");
-    // The first one comes back, and stands by; it need not wait when the other one ends in order.
+    // The first one returns on standby; it takes over at once when the other one ends in an orderly
+    // way.
     let back = cloud.site.start("eirs-controller", &[]);
     eventually("it stands by", || back.log().contains("standing by: the controller").then_some(()));
     second.signal(Signal::TERM);
@@ -227,7 +227,7 @@ fn a_second_controller_stands_by_and_goes_on_within_a_minute_of_the_firsts_death
 }
 
 #[test]
-fn a_controller_that_was_frozen_leaves_the_workers_to_the_one_that_came_in_its_place() {
+fn a_frozen_controller_leaves_the_workers_to_its_successor() {
     let Some(cloud) = Cloud::of(Site::with_script("sleep 0.2; echo cat"), &[]) else { return };
     cloud.set_up();
     let (web, mut first) = (cloud.site.web(), controller(&cloud));
@@ -244,11 +244,11 @@ fn a_controller_that_was_frozen_leaves_the_workers_to_the_one_that_came_in_its_p
 }
 
 #[test]
-fn a_controller_that_cannot_renew_its_claim_gives_no_orders_until_it_can() {
+fn a_controller_without_a_renewed_claim_gives_no_orders() {
     let Some(cloud) = Cloud::of(Site::with_script("sleep 0.2; echo cat"), &[]) else { return };
     cloud.set_up();
     let (web, first) = (cloud.site.web(), controller(&cloud));
-    // The claim and nothing else: the other blobs are images and results.
+    // Only the claim; the other blobs are images and results.
     cloud.fault(serde_json::json!({
         "op": "PutObject", "match": "control/claim", "code": "InternalError", "http": 500, "times": 10_000
     }));
@@ -264,7 +264,7 @@ fn a_controller_that_cannot_renew_its_claim_gives_no_orders_until_it_can() {
 }
 
 #[test]
-fn a_response_queue_that_is_deleted_under_its_host_is_made_anew() {
+fn a_deleted_response_queue_is_created_again() {
     let Some(cloud) = Cloud::new(&[]) else { return };
     cloud.set_up();
     let (web, mut controller) = (cloud.site.web(), controller(&cloud));
@@ -282,10 +282,9 @@ fn a_response_queue_that_is_deleted_under_its_host_is_made_anew() {
     assert!(controller.exit().success());
 }
 
-/// The worker has the image in its hands, and no other host than the one that erased it knows that
-/// it did.
+/// The worker is classifying the image, and only the host that erased it knows of that.
 #[test]
-fn a_result_that_comes_after_another_host_erased_its_image_is_taken_away() {
+fn a_result_after_another_host_erased_its_image_is_deleted() {
     let Some(cloud) = Cloud::of(Site::with_script("sleep 3; echo cat"), &[]) else { return };
     cloud.set_up();
     let (web, other, _controller) = (cloud.site.web(), cloud.site.web(), controller(&cloud));
@@ -303,10 +302,10 @@ fn a_result_that_comes_after_another_host_erased_its_image_is_taken_away() {
     assert_eq!(cloud.stored(OUTPUT), 1, "the note of the version, and no result");
 }
 
-/// Of a new image nothing is looked for; of one that the store has, its result, and what it costs
-/// is a write that is refused and a read.
+/// A new image causes no lookup; for a stored one, the cost is a refused write and a read of its
+/// result.
 #[test]
-fn an_image_that_another_host_took_has_its_result_and_no_second_job() {
+fn an_image_uploaded_to_another_host_gets_its_result_without_a_second_job() {
     let Some(cloud) = Cloud::new(&[]) else { return };
     cloud.set_up();
     let mut controller = controller(&cloud);

@@ -1,6 +1,5 @@
-//! The template that `eirs setup --print cloudformation` prints: `cfn-lint` finds nothing wrong
-//! with it, and a stack of it is an installation in which setup makes images and machines, and
-//! nothing else.
+//! The template of `eirs setup --print cloudformation`: `cfn-lint` finds no errors, and a stack of
+//! it is an installation in which setup only creates images and machines.
 
 use std::{
     fs,
@@ -21,7 +20,7 @@ use eirs_harness::{Site, image};
 
 const STACK: &str = "recognition";
 
-/// What only the stack may do.
+/// The actions that only the stack may perform.
 const MAKING: [&str; 14] = [
     "CreateBucket",
     "PutBucketPolicy",
@@ -45,7 +44,7 @@ fn template(cloud: &Cloud) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// Makes the stack, by CloudFormation's own API.
+/// Creates the stack with CloudFormation's API.
 fn make_stack(cloud: &Cloud, template: &str) {
     make_stack_with(cloud, template, STACK, &[]);
 }
@@ -68,9 +67,9 @@ fn linter() -> Option<PathBuf> {
     found
 }
 
-/// Whatever is optional is in one of these.
+/// Together, these have every optional part.
 #[test]
-fn cfn_lint_finds_nothing_wrong_with_any_template() {
+fn cfn_lint_finds_no_errors_in_any_template() {
     let Some(lint) = linter() else { return };
     let key = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
     let full = Site::new()
@@ -88,7 +87,7 @@ fn cfn_lint_finds_nothing_wrong_with_any_template() {
     fs::write(policies.join("default.toml"), launching).expect("a policy");
     let full = full.set("EIRS_CONTROLLER__POLICIES", "policies");
     for site in [Site::new(), full] {
-        // No credentials are asked for.
+        // No credentials are needed.
         for what in ["cloudformation", "alarm"] {
             let printed = site.command("eirs").args(["setup", "--print", what]).output();
             let printed = printed.expect("eirs runs");
@@ -102,7 +101,7 @@ fn cfn_lint_finds_nothing_wrong_with_any_template() {
 }
 
 #[test]
-fn a_stack_of_the_alarms_watches_the_web_host_and_tells_the_topic_where_there_is_one() {
+fn a_stack_of_the_alarms_watches_the_web_host_and_notifies_the_topic() {
     let Some(cloud) = Cloud::new(&[]) else { return };
     let printed = cloud.eirs(&["setup", "--print", "alarm"]);
     let template = String::from_utf8(printed.stdout).expect("text");
@@ -123,7 +122,7 @@ fn a_stack_of_the_alarms_watches_the_web_host_and_tells_the_topic_where_there_is
 }
 
 #[test]
-fn a_stack_is_an_installation_in_which_setup_makes_images_and_machines_and_no_more() {
+fn in_an_installation_of_a_stack_setup_only_creates_images_and_machines() {
     let uploads = ("EIRS_SETUP__UPLOADS_FROM", "[\"203.0.113.0/24\"]");
     let Some(cloud) = Cloud::of(Site::new().set(uploads.0, uploads.1), &[]) else { return };
     make_stack(&cloud, &template(&cloud));
@@ -133,7 +132,7 @@ fn a_stack_is_an_installation_in_which_setup_makes_images_and_machines_and_no_mo
     assert_eq!(left.len(), machines.len(), "{left:?}");
     assert!(left.iter().zip(machines).all(|(left, part)| left.starts_with(part)), "{left:?}");
 
-    // The one that sets up may do what the stack's own policy says.
+    // The operator of setup has the stack's own policy.
     let policy = "arn:aws:iam::123456789012:policy/eirs-eu-central-1-operator";
     let operator = cloud.make_user_of("operator", policy);
     cloud.emulator.harness("POST", "enforce-iam", r#"{"on": true}"#);
@@ -155,7 +154,7 @@ fn a_stack_is_an_installation_in_which_setup_makes_images_and_machines_and_no_mo
     let check = as_operator(&["check"]);
     assert!(check.status.success() && said(&check).ends_with("All is well.\n"), "{}", said(&check));
 
-    // Where the settings are others, that is for the stack to follow.
+    // If the settings differ, the stack must be updated.
     let mut other = cloud.site.command("eirs");
     other.args(["setup", "--web-host", "none", "--yes"]).env(uploads.0, "[\"198.51.100.0/24\"]");
     let refused = other.output().expect("eirs runs");
@@ -166,7 +165,7 @@ fn a_stack_is_an_installation_in_which_setup_makes_images_and_machines_and_no_mo
         said(&refused)
     );
 
-    // `eirs check` says so, too, and does not send anybody to setup for it.
+    // `eirs check` reports that, too, and does not recommend setup.
     let mut other = cloud.site.command("eirs");
     other.arg("check").env(uploads.0, "[\"198.51.100.0/24\"]");
     let drifted = said(&other.output().expect("eirs runs"));
@@ -175,7 +174,7 @@ fn a_stack_is_an_installation_in_which_setup_makes_images_and_machines_and_no_mo
     assert!(drifted.contains(&format!("(of the stack {STACK})")) && drifted.contains(&advice), "{drifted}");
     assert!(!drifted.contains("writes it again"), "{drifted}");
 
-    // It serves.
+    // The installation serves.
     let (web, mut running) = (cloud.site.web(), controller(&cloud));
     assert_eq!(web.upload("", "dog.jpg", &image(1)).json()["label"], "noop");
     cloud.until_all_are_parked();
@@ -190,15 +189,15 @@ fn a_stack_is_an_installation_in_which_setup_makes_images_and_machines_and_no_mo
     assert!(said(&again).contains("delete-stack"), "{}", said(&again));
     cloud.emulator.harness("POST", "enforce-iam", r#"{"on": false}"#);
     cloud.remove_user_of("operator", policy);
-    // To delete a stack is CloudFormation's own work; moto's does not delete one with a network.
+    // Deleting a stack is up to CloudFormation; moto cannot delete one with a network.
     assert_eq!(cloud.state(), made, "what the stack made is as it was");
 }
 
 #[test]
-fn a_template_fits_into_one_call_of_cloudformation() {
+fn a_template_fits_into_one_call() {
     let Some(cloud) = Cloud::new(&[]) else { return };
     let text = template(&cloud);
     assert!(parse(&text)["Resources"].is_object());
-    // Its user guide, "CloudFormation quotas": a template in a call, and not in a bucket.
+    // The limit for a template in a call (CloudFormation's user guide, "CloudFormation quotas").
     assert!(text.len() < 51_200, "{} bytes", text.len());
 }

@@ -1,6 +1,5 @@
-//! `eirs update`: a new image for machines that serve. One machine is tried, the others follow in
-//! waves, and all stay as they were where it is bad; while images are uploaded, and after a kill in
-//! the middle.
+//! `eirs update`: a new image for running machines, during uploads and after kills. One machine is
+//! tried, the others follow in waves, and a bad image changes nothing.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +14,7 @@ use crate::{
 };
 use eirs_harness::{Process, Site, eventually, eventually_within, image, upload};
 
-/// A machine runs what was baked for it, and not what the test's folder says now.
+/// A machine runs the baked programs and settings, not those of the test's folder.
 const BAKED: [&str; 2] = ["--instance-command", "eirs-worker --config $DESTDIR/etc/eirs/eirs.toml"];
 const MINUTES: std::time::Duration = std::time::Duration::from_secs(300);
 
@@ -31,7 +30,7 @@ fn cloud(policy: &str) -> Option<Cloud> {
     Some(cloud)
 }
 
-/// `eirs update` with another classifier, to its end; its exit code and what it said.
+/// Runs `eirs update` with another classifier; returns the exit code and the output.
 fn update(cloud: &Cloud, shell: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let (key, value) = classifier(shell);
     let mut command = cloud.site.command("eirs");
@@ -40,7 +39,7 @@ fn update(cloud: &Cloud, shell: &str, arguments: &[&str]) -> (Option<i32>, Strin
     (output.status.code(), said(&output))
 }
 
-/// The same, begun.
+/// The same, without waiting for the end.
 fn begin(cloud: &Cloud, shell: &str, arguments: &[&str]) -> Process {
     cloud.site.start_with("eirs", &[&["update", "--yes"], arguments].concat(), &[classifier(shell)])
 }
@@ -51,7 +50,7 @@ fn status(cloud: &Cloud) -> Value {
     parse(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// The workers that the controller has, with the image of each.
+/// Returns the workers of the controller, with the image of each.
 fn workers(cloud: &Cloud) -> Vec<(String, String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let handed_over = cloud.instances().into_iter().filter(|it| it["tags"]["eirs:handed-over"] == "yes");
@@ -63,7 +62,7 @@ fn images_of_workers(cloud: &Cloud) -> BTreeSet<String> {
 }
 
 #[test]
-fn a_pool_of_fifteen_gets_a_new_model_under_uploads_and_nobody_notices() {
+fn a_pool_of_fifteen_gets_a_new_model_under_uploads_without_errors() {
     const MIN: usize = 2;
     let policy = POLICY.replace("max = 3", "max = 15\nmin = 2");
     let Some(cloud) = cloud(&policy) else { return };
@@ -121,7 +120,7 @@ fn a_pool_of_fifteen_gets_a_new_model_under_uploads_and_nobody_notices() {
 }
 
 #[test]
-fn a_bad_model_is_taken_back_after_one_machine_and_costs_no_answer() {
+fn a_bad_model_is_rolled_back_after_one_machine_without_errors() {
     let Some(cloud) = cloud(POLICY) else { return };
     let (web, _controller) = (cloud.site.web(), controller(&cloud));
     for number in 0..6 {
@@ -152,7 +151,7 @@ fn a_bad_model_is_taken_back_after_one_machine_and_costs_no_answer() {
 }
 
 #[test]
-fn an_update_that_was_killed_is_gone_on_with_and_one_that_rests_waits_and_may_be_taken_back() {
+fn a_killed_update_is_continued_and_a_paused_one_can_be_rolled_back() {
     let Some(cloud) = cloud(&POLICY.replace("max = 3", "max = 5")) else { return };
     let _controller = controller(&cloud);
     let before = images_of_workers(&cloud);
@@ -166,7 +165,7 @@ fn an_update_that_was_killed_is_gone_on_with_and_one_that_rests_waits_and_may_be
     let new = images_of_workers(&cloud);
     assert!(new.len() == 1 && new.is_disjoint(&before) && workers(&cloud).len() == 5, "{new:?} {before:?}");
 
-    // The next one rests after its first machine, and is taken back.
+    // The next update is paused after its first machine, and rolled back.
     let mut second = begin(&cloud, "printf 'cat\\n\\n'", &["--wave", "1"]);
     eventually_within(MINUTES, "some are new", || is_mixed().then_some(()));
     cloud.expect(&["update", "--pause"]);
@@ -217,7 +216,7 @@ fn machines_that_the_controller_launched_are_replaced_too_under_uploads() {
     });
 }
 
-/// Says that it is over, also where an assertion fails.
+/// Signals the end, even after a failed assertion.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {
@@ -227,21 +226,21 @@ impl Drop for Ends<'_> {
 }
 
 #[test]
-fn machines_on_a_newer_image_of_the_system_are_of_another_image_and_the_last_ones_are_kept() {
+fn a_newer_base_image_gives_another_image_and_the_last_ones_are_kept() {
     let Some(cloud) = cloud(POLICY) else { return };
     for number in 1..=4 {
         let (code, told) = update(&cloud, &format!("echo cat # {number}"), &[]);
         assert_eq!(code, Some(0), "{told}");
     }
     let images = cloud.state()["images"].as_array().map(Vec::len);
-    // Of the machines, of before, and two more.
+    // That of the machines, the previous one, and two more.
     assert_eq!(images, Some(4));
     let told = cloud.expect(&["update", "--status"]);
     assert!(told.contains("pool default: 3 of the new image, 0 of others"), "{told}");
 }
 
-/// What EC2 says of its machines is seconds old: setup, update and cleanup take longer, and do the
-/// same.
+/// EC2's descriptions of machines are seconds old: setup, update and cleanup take longer, with the
+/// same result.
 fn late(lag: &str) {
     let options = [&BAKED[..], &["--describe-lag", lag]].concat();
     let Some(cloud) = Cloud::of(Site::with_script("echo cat"), &options) else { return };
@@ -263,13 +262,13 @@ fn late(lag: &str) {
 }
 
 #[test]
-fn setup_update_and_cleanup_do_the_same_where_descriptions_are_late() {
+fn setup_update_and_cleanup_work_with_late_descriptions() {
     late("4");
 }
 
 /// Takes minutes: `make bench-aws` runs it.
 #[test]
 #[ignore = "waits for minutes"]
-fn setup_update_and_cleanup_do_the_same_where_descriptions_are_half_a_minute_late() {
+fn setup_update_and_cleanup_work_with_descriptions_half_a_minute_late() {
     late("30");
 }

@@ -1,5 +1,5 @@
-//! What an operator sees and orders where the backend is AWS: the real `eirs` and the real
-//! controller, against the emulator.
+//! Orders and views of an operator on AWS: the real `eirs` and the real controller, with the
+//! emulator.
 
 #![cfg(feature = "aws")]
 #![allow(
@@ -35,12 +35,12 @@ use serde_json::Value;
 use eirs_harness::{Site, eventually};
 
 const BUCKETS: [&str; 2] = ["eirs-test-input", "eirs-test-output"];
-/// Machines that are where they go at once.
+/// Machines that change their state at once.
 const QUICK: [&str; 4] = ["--pending", "0.05", "--stopping", "0.05"];
 const POLICY: &str =
     "[pool]\nmodel = \"default\"\nmax = 2\n[[rule]]\nkind = \"backlog\"\nper_instance = 10\n";
 
-/// An installation: what is made in the account, and a host whose settings lead there.
+/// An installation: the resources in the account, and a host whose settings refer to them.
 struct Rig {
     site: Site,
     config: SdkConfig,
@@ -50,7 +50,7 @@ struct Rig {
     images: S3Blobs,
     results: S3Blobs,
     runtime: tokio::runtime::Runtime,
-    // Last, so that it outlives what asks it.
+    // The last field, so that it outlives its clients.
     emulator: Emulator,
 }
 
@@ -91,7 +91,7 @@ impl Rig {
         Some(Self { site, config, aws, queue, queues, images, results, runtime, emulator })
     }
 
-    /// Runs `eirs` to its end: the exit code, and what it printed.
+    /// Runs `eirs`: returns the exit code and the output.
     fn eirs(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.site.command("eirs").args(arguments).output().expect("eirs runs");
         let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
@@ -103,7 +103,7 @@ impl Rig {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
     }
 
-    /// Parked machines of the pool `default`.
+    /// Launches parked machines of the pool `default`.
     fn park(&self, count: i32) -> Vec<String> {
         let ec2 = eirs_controller::fleet::ec2::client(&self.config, &self.aws);
         let ssm = eirs_controller::fleet::ssm::client(&self.config, &self.aws);
@@ -139,7 +139,7 @@ impl Rig {
         ids
     }
 
-    /// As `eirs check` lists them.
+    /// As listed by `eirs check`.
     fn instances(&self) -> Vec<Value> {
         self.json(&["check", "--json"])["instances"].as_array().cloned().unwrap_or_default()
     }
@@ -177,9 +177,9 @@ impl Rig {
 }
 
 #[test]
-fn dead_letters_of_sqs_are_looked_at_without_a_trace_redriven_and_purged() {
+fn dead_letters_of_sqs_are_listed_without_side_effects_redriven_and_purged() {
     let Some(rig) = Rig::start() else { return };
-    // More than SQS hands out in one call.
+    // More than SQS returns in one call.
     let jobs: Vec<_> = (0..25).map(|number| rig.given_up(&number.to_string())).collect();
     rig.runtime.block_on(rig.open("dead-default").send(vec![Bytes::from("no job")])).expect("a letter");
     let letters = rig.letters();
@@ -192,7 +192,7 @@ fn dead_letters_of_sqs_are_looked_at_without_a_trace_redriven_and_purged() {
     let check = rig.json(&["check", "--json"]);
     assert!(check["problems"].to_string().contains("26 dead letters in dead-default"), "{check}");
 
-    // One job is delivered to two lookers at once, as SQS may do it: it is one letter.
+    // One job is delivered twice, as SQS may do: it is one letter.
     let duplicates = serde_json::json!({ "op": "ReceiveMessage", "duplicates": true, "times": 5,
         "match": "dead-default" });
     rig.emulator.fault(&duplicates);
@@ -217,7 +217,7 @@ fn dead_letters_of_sqs_are_looked_at_without_a_trace_redriven_and_purged() {
 }
 
 #[test]
-fn on_an_aws_host_orders_and_looks_go_through_the_state_folder_and_nowhere_else_do_they_pretend_to() {
+fn orders_need_the_state_folder_of_the_controllers_host() {
     let Some(rig) = Rig::start() else { return };
     let ids = rig.park(2);
     for arguments in [&["status"][..], &["pause"], &["plan"], &["cordon", &ids[0]]] {
@@ -266,15 +266,14 @@ fn on_an_aws_host_orders_and_looks_go_through_the_state_folder_and_nowhere_else_
         "{told}"
     );
 
-    // A controller that is gone leaves machines that cost, and another host does not know of any
-    // controller.
+    // Machines whose controller has ended cost money, and another host knows of no controller.
     controller.signal(Signal::TERM);
     assert!(controller.exit().success(), "{}", controller.log());
     let problems = rig.json(&["check", "--json"])["problems"].to_string();
     assert!(problems.contains(&format!("1 instance of a pool ({other}) cost money")), "{problems}");
     let (code, told) = rig.eirs(&["plan"]);
     assert!(code == 0 && told.starts_with("No controller is running. The first pass of a new one"), "{told}");
-    // A web host that is alive has its controller with it.
+    // A web host that is alive has a controller.
     let alive = [(tag::ALIVE_AT, Utc::now().to_rfc3339())];
     let alive = alive.each_ref().map(|(key, value)| (*key, value.as_str()));
     let made = rig.queues.create("responses-web-1", dead_letters_options(&rig.queue), &alive);
@@ -289,7 +288,7 @@ fn min(ids: &[String]) -> &str {
 }
 
 #[test]
-fn a_watch_is_one_object_a_line_until_it_is_told_to_stop() {
+fn a_watch_prints_one_object_per_line_until_it_is_stopped() {
     let Some(rig) = Rig::start() else { return };
     let mut watch = rig.site.start("eirs", &["check", "--watch", "--json"]);
     let lines = eventually("it looks twice", || {

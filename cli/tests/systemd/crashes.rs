@@ -6,7 +6,7 @@ use eirs_harness::eventually;
 const UNITS: [&str; 3] = ["eirs-web", "eirs-controller", "eirs-worker"];
 
 #[test]
-fn a_killed_service_comes_back_and_no_job_is_lost() {
+fn a_killed_service_is_restarted_and_no_job_is_lost() {
     let Some(machine) = Plan::with_script("sleep 0.3; echo cat").boot() else { return };
     machine.systemctl(&["start", "eirs.target", "eirs-worker"]);
     let mut ids = machine.hand_over(0..30);
@@ -29,14 +29,14 @@ fn a_killed_service_comes_back_and_no_job_is_lost() {
 }
 
 #[test]
-fn a_service_that_hangs_is_ended_by_the_watchdog_and_comes_back() {
+fn a_hanging_service_is_killed_by_the_watchdog_and_restarted() {
     let mut plan = Plan::with_script("echo cat");
     for unit in UNITS {
         plan = plan.drop_in(unit, "[Service]\nWatchdogSec=1\nRestartSec=100ms\n");
     }
     let Some(machine) = plan.boot() else { return };
     machine.systemctl(&["start", "eirs.target", "eirs-worker"]);
-    // Waiting is no hang.
+    // Waiting is not hanging.
     let ids = machine.hand_over(0..3);
     machine.expect_results(&ids, "cat");
     for unit in UNITS {
@@ -53,7 +53,7 @@ fn a_service_that_hangs_is_ended_by_the_watchdog_and_comes_back() {
 }
 
 #[test]
-fn bad_settings_fail_with_exit_code_78_and_a_line_that_names_the_key_and_are_not_tried_again() {
+fn bad_settings_fail_with_78_and_the_key_and_without_restarts() {
     let Some(machine) = Plan::with_script("echo cat").boot() else { return };
     let good = machine.read("/etc/eirs/eirs.toml");
     machine.write(
@@ -63,7 +63,7 @@ fn bad_settings_fail_with_exit_code_78_and_a_line_that_names_the_key_and_are_not
     for unit in UNITS {
         let refused = machine.try_run("systemctl", &["start", unit]);
         assert!(!refused.status.success(), "{}", said(&refused));
-        // Not `activating`, which would be waiting for the next try.
+        // Not `activating`, which would mean waiting for the next attempt.
         assert_eq!(
             (machine.show(unit, "ActiveState"), machine.show(unit, "NRestarts")),
             ("failed".into(), "0".into())
@@ -77,7 +77,7 @@ fn bad_settings_fail_with_exit_code_78_and_a_line_that_names_the_key_and_are_not
     let failed = machine.systemctl(&["--failed", "--plain", "--no-legend"]);
     assert_eq!(failed.lines().filter(|line| line.starts_with("eirs-")).count(), 3, "{failed}");
 
-    // What only the start itself finds out is not tried again either.
+    // An error that only the start itself detects is not retried either.
     machine.write("/etc/eirs/eirs.toml", &good);
     machine.write("/etc/eirs/policies/default.toml", "[pool]\nmax = 1.5\n");
     machine.write(
@@ -100,7 +100,7 @@ fn bad_settings_fail_with_exit_code_78_and_a_line_that_names_the_key_and_are_not
 }
 
 #[test]
-fn a_service_that_fails_again_and_again_is_given_up_after_a_while_and_shown() {
+fn a_repeatedly_failing_service_is_given_up_and_shown() {
     let plan = Plan::with_script("echo cat")
         .drop_in("eirs-web", "[Unit]\nStartLimitBurst=4\n[Service]\nRestartSec=100ms\n");
     let Some(machine) = plan.boot() else { return };

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use crate::machine::{self, Machine, Plan, programs, project, run, said};
 use eirs_harness::{eventually, sample};
 
-/// A target that must succeed; returns its output.
+/// Runs a target, which must succeed; returns its output.
 fn make(target: &str, variables: &[(&str, &str)]) -> String {
     let output = machine::make(target, variables);
     assert!(output.status.success(), "make {target}: {}", said(&output));
@@ -20,7 +20,7 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn an_installation_elsewhere_is_whole_and_its_removal_leaves_what_was_edited() {
+fn an_installation_with_destdir_is_complete_and_its_removal_keeps_edited_files() {
     let root = tempfile::tempdir().expect("a folder");
     let (destination, built) = (root.path().to_str().expect("text"), programs());
     let variables =
@@ -58,7 +58,7 @@ fn an_installation_elsewhere_is_whole_and_its_removal_leaves_what_was_edited() {
         assert!(shown.contains(word), "{page}: {shown}");
     }
 
-    // A version before, of which one file was edited and one was not.
+    // A previous version, with one edited and one unchanged file.
     for (file, edited) in [("eirs.toml", true), ("policies/default.toml", false)] {
         fs::write(there("/opt/eirs/share/eirs/shipped").join(file), "old").expect("a file");
         fs::write(there("/etc/eirs").join(file), if edited { "edited" } else { "old" }).expect("a file");
@@ -72,13 +72,13 @@ fn an_installation_elsewhere_is_whole_and_its_removal_leaves_what_was_edited() {
     let (shipped, policy) = (project().join("systemd/eirs.toml"), project().join("policies/default.toml"));
     assert_eq!(text("/etc/eirs/eirs.toml.new"), fs::read_to_string(shipped).expect("the file"));
     assert_eq!(text("/etc/eirs/policies/default.toml"), fs::read_to_string(policy).expect("the file"));
-    assert_eq!(make("install", &variables), "", "nothing new, nothing to tell");
+    assert_eq!(make("install", &variables), "", "nothing has changed, so nothing is printed");
 
     assert_eq!(make("uninstall", &variables), "/etc/eirs/eirs.toml was edited and is left\n");
     assert_eq!(files(root.path()), ["etc/eirs/eirs.toml", "etc/eirs/eirs.toml.new"]);
 }
 
-/// The folder into which `make onnxruntime` fetches the library, where it is.
+/// Returns the folder into which `make onnxruntime` downloads the library, if it exists.
 pub fn onnxruntime() -> Option<std::path::PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
     let cache = std::env::var_os("XDG_CACHE_HOME").map(Into::into).or_else(home)?;
@@ -88,8 +88,8 @@ pub fn onnxruntime() -> Option<std::path::PathBuf> {
     fs::read_dir(&folder).ok()?.flatten().any(is_library).then_some(folder)
 }
 
-/// An upload is classified by the worker of a service user; with ONNX Runtime, where it was
-/// fetched.
+/// Checks that the worker of a service user classifies an upload, with the downloaded ONNX Runtime,
+/// if any.
 pub fn expect_classified(machine: &Machine) {
     assert_eq!(machine.upload("", &sample("star_0.jpg")).json()["label"], "star");
     let engine = if onnxruntime().is_some() { "onnxruntime" } else { "rten" };
@@ -97,12 +97,12 @@ pub fn expect_classified(machine: &Machine) {
         let found = machine.status()["pools"][0]["instances"][0]["engine"].as_str().map(str::to_owned);
         found.filter(|found| found.starts_with(engine))
     });
-    // Some builds of ONNX Runtime would keep a device id there.
+    // Some builds of ONNX Runtime would store a device id there.
     assert!(!machine.path("/var/lib/eirs/.cache").exists());
 }
 
 #[test]
-fn what_is_installed_on_a_running_machine_starts_and_is_removed_again() {
+fn an_installation_on_a_running_machine_starts_and_can_be_removed() {
     let mut plan = Plan::bare().show(&project(), "/srv/eirs").show(&programs(), "/srv/programs");
     if let Some(folder) = onnxruntime() {
         plan = plan.show(&folder, "/srv/cache/eirs/onnxruntime");

@@ -1,5 +1,4 @@
-//! A throw-away machine with a systemd of its own, in which EIRS is installed as `make install`
-//! does it.
+//! A temporary machine with its own systemd, on which EIRS is installed as by `make install`.
 
 use std::{
     fs,
@@ -33,7 +32,7 @@ pub fn programs() -> PathBuf {
     folder
 }
 
-/// What a machine is before its boot.
+/// The configuration of a machine before its boot.
 #[derive(Default)]
 pub struct Plan {
     environment: Vec<(String, String)>,
@@ -42,15 +41,15 @@ pub struct Plan {
     bare: bool,
 }
 
-/// A machine that runs. It is taken down when this is dropped, and when the tests are killed.
+/// A running machine, which is removed when this is dropped or the tests are killed.
 pub struct Machine {
     name: String,
     root: PathBuf,
 }
 
 impl Plan {
-    /// EIRS with leases that run out soon, a port of its own, and the operator's script `shell` (a
-    /// line of `sh`, the image's path is `$1`) as its model.
+    /// EIRS with short leases, its own port, and the script `shell` as its model (a line of `sh`;
+    /// `$1` is the path of the image).
     pub fn with_script(shell: &str) -> Self {
         let command = Value::from(vec!["sh", "-c", shell, "sh"]).to_string();
         Self::with_model()
@@ -58,7 +57,7 @@ impl Plan {
             .set("EIRS_MODELS__DEFAULT__COMMAND", &command)
     }
 
-    /// The same with the model that is built in.
+    /// The same with the built-in model.
     pub fn with_model() -> Self {
         Self::default()
             .set("EIRS_WEB__LISTEN", "127.0.0.1:0")
@@ -77,7 +76,7 @@ impl Plan {
         Self { bare: true, ..Self::default() }
     }
 
-    /// A variable of every service and every command inside.
+    /// Sets a variable of every service and every command inside.
     #[must_use]
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.into(), value.into()));
@@ -90,20 +89,20 @@ impl Plan {
         self
     }
 
-    /// Further lines of a unit, as an operator adds them.
+    /// Adds lines to a unit, as an operator would.
     #[must_use]
     pub fn drop_in(self, unit: &str, text: &str) -> Self {
         self.file(&format!("/etc/systemd/system/{unit}.service.d/test.conf"), text)
     }
 
-    /// A file or folder of the host that is seen inside.
+    /// Makes a file or folder of the host visible inside.
     #[must_use]
     pub fn show(mut self, from: &Path, to: &str) -> Self {
         self.options.push(format!("--bind-ro={}:{to}", from.display()));
         self
     }
 
-    /// Boots it; `None` where that is impossible, which is noted.
+    /// Boots the machine; `None` if that is impossible, which is noted.
     pub fn boot(self) -> Option<Machine> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let lack =
@@ -151,7 +150,7 @@ impl Plan {
 }
 
 impl Machine {
-    /// A file of the machine, as the host has it.
+    /// Returns the path on the host of a file of the machine.
     pub fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
@@ -169,7 +168,7 @@ impl Machine {
         tool("exec", &self.name).arg(program).args(arguments).output().expect("the tool runs")
     }
 
-    /// The same, and it succeeds; answers what it printed.
+    /// The same, but it must succeed; returns its output.
     #[track_caller]
     pub fn run(&self, program: &str, arguments: &[&str]) -> String {
         run(tool("exec", &self.name).arg(program).args(arguments))
@@ -180,24 +179,24 @@ impl Machine {
         self.run("systemctl", arguments)
     }
 
-    /// A property of a unit.
+    /// Returns a property of a unit.
     pub fn show(&self, unit: &str, property: &str) -> String {
         self.systemctl(&["show", "--value", "-p", property, unit]).trim().to_owned()
     }
 
-    /// A property that a unit comes to have.
+    /// Waits for a property of a unit.
     #[track_caller]
     pub fn becomes(&self, unit: &str, property: &str, expected: &str) {
         let now = || self.show(unit, property) == expected;
         eventually(&format!("{unit}: {property}={expected}"), || now().then_some(()));
     }
 
-    /// Sends a signal to the first process of a unit.
+    /// Sends a signal to the main process of a unit.
     pub fn signal(&self, unit: &str, signal: &str) {
         self.run("kill", &["-s", signal, &self.show(unit, "MainPID")]);
     }
 
-    /// The journal as it is now, or after a poweroff as it was: JSON, in order.
+    /// Returns the journal so far, or after a poweroff the whole: JSON, in order.
     pub fn journal(&self) -> Vec<Value> {
         if self.try_run("journalctl", &["--sync"]).status.success() {
             return entries(&self.run("journalctl", &["--output=json", "--all"]));
@@ -207,7 +206,7 @@ impl Machine {
         entries(&run(command.args(["--output=json", "--all", "--directory"]).arg(folder)))
     }
 
-    /// The messages about and of a unit.
+    /// Returns the messages of and about a unit.
     pub fn log(&self, unit: &str) -> Vec<String> {
         let unit = format!("{unit}.service");
         let is_of = |entry: &&Value| entry["_SYSTEMD_UNIT"] == *unit || entry["UNIT"] == *unit;
@@ -230,7 +229,7 @@ impl Machine {
         assert!(!log.iter().any(|line| line.contains(text)), "{unit} says {text:?}: {log:#?}");
     }
 
-    /// The address of the web server, when it is there.
+    /// Returns the address of the web server, once it exists.
     pub fn address(&self) -> String {
         eventually("web tells its address", || {
             Some(self.read("/var/lib/eirs/web.address")).filter(|text| !text.is_empty())
@@ -241,9 +240,9 @@ impl Machine {
         eirs_harness::upload(&self.address(), query, "x", image).expect("an answer")
     }
 
-    /// Asks where it is: status and metrics are on the operator's side.
+    /// Requests status or metrics from the admin listener.
     pub fn get(&self, path: &str) -> Answer {
-        // Behind the address for uploads, which is written later.
+        // After the upload address, which is written later.
         let mut address = self.address();
         if matches!(path, "/status" | "/metrics") {
             address = self.read("/var/lib/eirs/web.admin.address");
@@ -251,7 +250,7 @@ impl Machine {
         eirs_harness::request(&address, "GET", path, &[], b"").expect("an answer")
     }
 
-    /// Hands images over that nobody waits for; their ids.
+    /// Uploads images without waiting; returns their ids.
     pub fn hand_over(&self, numbers: std::ops::Range<u32>) -> Vec<String> {
         let id = |number| {
             self.upload("?wait=0", &eirs_harness::image(number)).json()["id"].as_str().map(str::to_owned)
@@ -273,18 +272,18 @@ impl Machine {
     }
 
     pub fn stored_results(&self) -> usize {
-        // It may have something to say, and then it ends with 1.
+        // `eirs check` exits with 1 if it reports problems.
         let checked = self.run("sh", &["-c", "eirs check --json || true"]);
         let seen: Value = serde_json::from_str(&checked).unwrap_or_default();
         seen["results"]["count"].as_u64().unwrap_or(0) as usize
     }
 
-    /// What the controller wrote down in its last pass.
+    /// Returns what the controller wrote in its last pass.
     pub fn status(&self) -> Value {
         serde_json::from_str(&self.read("/var/lib/eirs/status.json")).unwrap_or_default()
     }
 
-    /// Shuts it down as a person would. Its files stay.
+    /// Shuts the machine down in an orderly way. Its files stay.
     pub fn poweroff(&self) {
         run(&mut tool("poweroff", &self.name));
     }
@@ -308,7 +307,7 @@ fn tool(command: &str, name: &str) -> Command {
     tool
 }
 
-/// Runs a command that must succeed; answers what it printed.
+/// Runs a command, which must succeed; returns its output.
 #[track_caller]
 pub fn run(command: &mut Command) -> String {
     let output = command.output().expect("the program starts");
@@ -316,16 +315,16 @@ pub fn run(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// `make` of a target in the checkout, with these variables.
+/// Runs a target of `make` in the checkout, with these variables.
 pub fn make(target: &str, variables: &[(&str, &str)]) -> Output {
     let mut make = Command::new("make");
     make.arg("--no-print-directory").arg("-C").arg(project()).arg(target);
     make.args(variables.iter().map(|(name, value)| format!("{name}={value}")));
-    // Variables of a `make test` around this one are not meant for it.
+    // Variables of an outer `make test` must not affect this one.
     make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL").output().expect("there is a make")
 }
 
-/// Everything that a command printed.
+/// Returns the whole output of a command.
 pub fn said(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text)).concat()
 }

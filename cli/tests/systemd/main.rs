@@ -1,6 +1,6 @@
-//! The shipped units: read as they are, and run by a real systemd in a throw-away machine
-//! (`testing/booted-systemd`). Every test has a machine of its own; where none can be booted, it
-//! says so (see `systemd/machine.rs`).
+//! The shipped units, parsed, and run by a real systemd on a temporary machine
+//! (`testing/booted-systemd`). Every test has its own machine; if none can be booted, it says so
+//! (see `systemd/machine.rs`).
 
 #![allow(
     clippy::print_stdout,

@@ -1,4 +1,4 @@
-//! What an operator does all day: start, upload, edit a policy, reload, look.
+//! Daily operation: start, upload, edit a policy, reload, inspect.
 
 use serde_json::Value;
 
@@ -6,12 +6,12 @@ use crate::machine::{Plan, project, said};
 use eirs_harness::{POLICY, eventually, image, sample};
 
 #[test]
-fn the_target_starts_a_service_that_classifies_and_everybody_says_what_it_does() {
+fn the_target_starts_a_service_that_classifies_and_reports_its_state() {
     let Some(machine) = Plan::with_model().boot() else { return };
     let looked = machine.run("eirs", &["check"]);
     assert!(looked.contains("Nothing has run on the state folder /var/lib/eirs yet"), "{looked}");
     machine.systemctl(&["start", "eirs.target"]);
-    // The target is there when both are ready: no wait here.
+    // The target is active when both are ready, so this does not wait.
     let answer = machine.upload("", &sample("heart_0.jpg"));
     assert_eq!(answer.json()["label"], "heart", "{answer:?}");
     machine.systemctl(&["start", "eirs-worker"]);
@@ -39,8 +39,8 @@ fn the_target_starts_a_service_that_classifies_and_everybody_says_what_it_does()
         let done: u32 = machine.show("eirs-worker", "StatusText").split(' ').nth(4)?.parse().ok()?;
         (done > 0).then_some(())
     });
-    // Web reads what the controller writes, and the tool knows where everything is, as root and as
-    // nobody else.
+    // Web reads what the controller writes, and the tool finds everything, as root but not as
+    // another user.
     let (status, fleet) = (machine.run("eirs", &["status"]), machine.get("/status").body);
     assert!(status.starts_with("The controller is running as process"), "{status}");
     assert!(fleet.contains("default-1"), "{fleet}");
@@ -65,7 +65,7 @@ fn the_target_starts_a_service_that_classifies_and_everybody_says_what_it_does()
 }
 
 #[test]
-fn a_reload_returns_when_the_edited_policy_is_in_force_and_a_broken_one_keeps_the_old_and_says_so() {
+fn a_reload_returns_when_the_policy_is_in_force_and_refuses_a_broken_one() {
     let Some(machine) = Plan::with_script("echo cat").boot() else { return };
     machine.systemctl(&["start", "eirs.target"]);
     for max in [4, 5, 6] {
@@ -97,7 +97,7 @@ fn a_reload_returns_when_the_edited_policy_is_in_force_and_a_broken_one_keeps_th
     machine.write("/etc/eirs/policies/default.toml", POLICY);
     machine.systemctl(&["reload", "eirs-controller"]);
     assert_eq!(machine.status()["pools"][0]["max"], 3);
-    // A reload passes changed settings to nobody else, but they are read.
+    // A reload does not pass changed settings to other services, but they are parsed.
     machine.write("/etc/eirs/eirs.toml", "[controller]\nticks = \"1s\"\n");
     assert!(!machine.try_run("systemctl", &["reload", "eirs-controller"]).status.success());
     machine.says(
@@ -107,7 +107,7 @@ fn a_reload_returns_when_the_edited_policy_is_in_force_and_a_broken_one_keeps_th
     assert_eq!(machine.show("eirs-controller", "ActiveState"), "active");
 }
 
-/// The fields of a decision that are documented: the first table.
+/// Returns the documented fields of a decision: the first table.
 fn documented_fields() -> Vec<String> {
     let page = std::fs::read_to_string(project().join("docs/LOGS.md")).expect("the page about logs");
     let (_, listed) = page.split_once("Decisions of the controller").expect("the table of their fields");
@@ -117,13 +117,13 @@ fn documented_fields() -> Vec<String> {
 }
 
 #[test]
-fn the_journal_has_every_field_of_a_decision_that_is_documented() {
+fn the_journal_has_every_documented_field_of_a_decision() {
     let Some(machine) = Plan::with_script("echo cat").boot() else { return };
     machine.systemctl(&["start", "eirs.target"]);
     assert_eq!(machine.upload("", &image(1)).json()["label"], "cat");
     let fields = documented_fields();
     assert!(fields.len() > 10, "{fields:?}");
-    // How long a job takes is known to the decisions that come after the first jobs.
+    // Decisions know the service time only after the first jobs.
     let decisions = eventually("a decision that knows everything", || {
         machine.upload("", &image(std::process::id().wrapping_add(machine.stored_results() as u32)));
         let decisions: Vec<Value> =
@@ -148,7 +148,7 @@ fn the_journal_has_every_field_of_a_decision_that_is_documented() {
 }
 
 #[test]
-fn the_journal_is_searched_by_image_and_by_trace_and_a_slow_job_is_told_at_the_usual_level() {
+fn the_journal_can_be_searched_by_image_and_trace_and_has_slow_jobs() {
     let plan = Plan::with_script("sleep 0.2; echo cat")
         .set("EIRS_TELEMETRY__FILTER", "info,eirs_web=debug")
         .set("EIRS_WORKER__SLOW_AFTER", "100ms");

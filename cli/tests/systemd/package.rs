@@ -1,4 +1,4 @@
-//! `make package`: what dpkg makes of it, on a machine where the service runs meanwhile.
+//! `make package`, installed with dpkg on a machine on which the service runs.
 
 use std::{fs, path::Path, process::Command};
 
@@ -9,7 +9,7 @@ use crate::{
     machine::{Plan, make, programs, run, said},
 };
 
-/// The next version of a package: the same programs, and a policy that the authors changed.
+/// Builds the next version of a package: the same programs, with another policy.
 fn next_version(first: &Path, folder: &Path) -> std::path::PathBuf {
     let (tree, next) = (folder.join("tree"), folder.join("next.deb"));
     run(Command::new("dpkg-deb").arg("--raw-extract").arg(first).arg(&tree));
@@ -44,11 +44,11 @@ fn the_package_installs_upgrades_keeping_edited_files_removes_and_purges() {
     let dpkg = |arguments: &[&str]| machine.run("dpkg", arguments);
 
     dpkg(&["--install", "/srv/packages/first.deb"]);
-    assert_eq!(machine.show("eirs-web", "ActiveState"), "inactive", "the operator says when and what");
+    assert_eq!(machine.show("eirs-web", "ActiveState"), "inactive", "the operator enables the services");
     machine.systemctl(&["enable", "--now", "--quiet", "eirs.target"]);
     expect_classified(&machine);
 
-    // An upgrade in service: two files were edited, and the new version has changed one of these.
+    // An upgrade during operation: two files were edited, and the new version changes one of them.
     let settings = format!("{}# Mine.\n", machine.read("/etc/eirs/eirs.toml"));
     let policy = machine.read("/etc/eirs/policies/default.toml").replace("max = 10", "max = 7");
     machine.write("/etc/eirs/eirs.toml", &settings);
@@ -64,7 +64,7 @@ fn the_package_installs_upgrades_keeping_edited_files_removes_and_purges() {
         assert_eq!(machine.show(unit, "ActiveState"), "active");
         machine.never_says(unit, "SIGKILL");
     }
-    // What is no policy's name is none, and `.dpkg-dist` is no `.toml`.
+    // Only names of policies count, and `.dpkg-dist` is not `.toml`.
     assert_eq!(machine.status()["policy_errors"].as_array().map(Vec::len), Some(0));
     assert_eq!(machine.status()["pools"][0]["max"], 7);
 

@@ -1,10 +1,10 @@
-//! What a script of the operator's may do as a worker, and how more is opened.
+//! The permissions of an operator's script as a worker, and how to extend them.
 
 use crate::machine::Plan;
 use eirs_harness::image;
 
-/// Writes to the system, reads a home and a file of the operator's, and has memory that is written
-/// and executed.
+/// Writes to the system, reads a home folder and a file of the operator, and uses memory that is
+/// writable and executable.
 const SCRIPT: &str = r#"
 try() { "$@" >/dev/null 2>&1 && printf 'y' || printf 'n'; }
 printf 'x,'
@@ -19,7 +19,7 @@ try touch /etc/eirs/x; try cat ~root/.profile; try test -e /proc/1/cmdline; try 
 "#;
 
 #[test]
-fn a_script_gets_what_it_needs_and_no_more_and_a_drop_in_opens_the_rest() {
+fn a_script_has_minimal_permissions_which_a_drop_in_extends() {
     let plan = || {
         Plan::with_script(SCRIPT)
             .file("/srv/labels.txt", "cat")
@@ -32,9 +32,9 @@ fn a_script_gets_what_it_needs_and_no_more_and_a_drop_in_opens_the_rest() {
         let Some(machine) = plan.boot() else { return };
         machine.run("chown", &["eirs:", "/srv"]);
         machine.systemctl(&["start", "eirs-web", "eirs-worker"]);
-        assert_eq!(machine.upload("", &image(1)).json()["label"], label, "by the unit of workers");
+        assert_eq!(machine.upload("", &image(1)).json()["label"], label, "by the worker's unit");
         machine.systemctl(&["stop", "eirs-worker"]);
-        // A worker that the controller starts lives in the controller's sandbox.
+        // A worker that the controller starts runs in the controller's sandbox.
         machine.systemctl(&["start", "eirs-controller"]);
         assert_eq!(machine.upload("", &image(2)).json()["label"], label, "by the controller's own");
     }

@@ -1,11 +1,11 @@
-//! Scripts as another user than the worker, as `eirs setup` has them run in AWS.
+//! Scripts with another user than the worker, as `eirs setup` configures on AWS.
 
 use std::fs;
 
 use crate::machine::{Machine, Plan, project};
 use eirs_harness::{eventually, image};
 
-/// With the service for scripts, of which `drop_in` has further lines.
+/// A machine with the service for scripts, with `drop_in` as additional lines of its unit.
 fn machine(script: &str, drop_in: &str) -> Option<Machine> {
     let file = |name: &str| fs::read_to_string(project().join("systemd").join(name)).expect("it is there");
     let machine = Plan::with_script(script)
@@ -22,9 +22,9 @@ fn machine(script: &str, drop_in: &str) -> Option<Machine> {
     Some(machine)
 }
 
-/// What it may: read its image, write to a folder of its own. What it may not: write beside the
-/// image, read the worker's state and environment, end the worker, connect to the service itself,
-/// and reach the metadata, by UDP and by TCP.
+/// A script may read its image and write to its own folder. It may not write to the folder of the
+/// image, read the worker's state and environment, kill the worker, connect to the service itself,
+/// or reach the metadata by UDP or TCP.
 const SCRIPT: &str = r#"
 try() { "$@" >/dev/null 2>&1 && printf 'y' || printf 'n'; }
 printf 'x,%s-' "$(id -un)"
@@ -43,19 +43,19 @@ echo
 "#;
 
 #[test]
-fn a_script_is_another_user_who_reaches_its_image_and_neither_the_worker_nor_the_metadata() {
+fn a_script_has_another_user_without_access_to_worker_and_metadata() {
     let Some(machine) = machine(SCRIPT, "") else { return };
     machine.run("sh", &["-c", "systemctl show --value -p MainPID eirs-worker > /srv/worker"]);
     let answer = machine.upload("", &image(1)).json();
     assert_eq!(answer["label"], "eirs-script-yyy-nnnnnnnnn-y", "{answer}");
-    // The machine itself can send there: it is the filter that keeps the script from it.
+    // The machine itself can send there, so the filter is what stops the script.
     let send = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', \
         ('169.254.169.254', 80))";
     machine.run("python3", &["-c", send]);
 }
 
 #[test]
-fn no_script_is_run_where_systemd_cannot_keep_it_from_the_metadata() {
+fn no_script_runs_if_systemd_cannot_block_the_metadata() {
     let Some(machine) = machine("touch ran; echo cat", "[Service]\nIPAddressDeny=\n") else { return };
     let answer = machine.upload("", &image(1));
     assert!(answer.json()["label"].is_null(), "{answer:?}");
@@ -68,7 +68,7 @@ fn no_script_is_run_where_systemd_cannot_keep_it_from_the_metadata() {
 }
 
 #[test]
-fn the_scripts_of_a_worker_that_is_killed_or_that_drains_end_with_it() {
+fn scripts_end_with_a_killed_or_draining_worker() {
     let Some(machine) = machine("echo $$ > pid; test -e /srv/fast && echo cat || exec sleep 600", "") else {
         return;
     };
@@ -81,8 +81,7 @@ fn the_scripts_of_a_worker_that_is_killed_or_that_drains_end_with_it() {
     machine.write("/srv/fast", "");
     machine.signal("eirs-worker", "KILL");
     eventually("the script is gone", || (!runs()).then_some(()));
-    // systemd starts the worker again, and the job, whose lease runs out, is done by the same
-    // service.
+    // systemd restarts the worker, and the same service runs the job after its lease has expired.
     machine.expect_results(&ids, "cat");
     machine.systemctl(&["stop", "eirs-worker", "eirs-script.socket", "eirs-script.service"]);
     machine.never_says("eirs-script", "SIGKILL");

@@ -1,12 +1,12 @@
-//! Orderly ends in the middle of jobs: nothing is lost, nobody is killed, and who is needed longest
-//! goes last.
+//! Orderly stops during jobs: nothing is lost, no process is killed, and services stop in the right
+//! order.
 
 use serde_json::Value;
 
 use crate::machine::{Machine, PROGRAMS, Plan};
 use eirs_harness::{eventually, image, upload};
 
-/// The entry that says this, and its place in the journal.
+/// Returns the index of the journal entry with this text.
 #[track_caller]
 fn place(journal: &[Value], text: &str) -> usize {
     let found =
@@ -14,7 +14,7 @@ fn place(journal: &[Value], text: &str) -> usize {
     found.unwrap_or_else(|| panic!("nobody says {text:?}"))
 }
 
-/// Where systemd says that it began or ended to stop, or to start, a unit.
+/// Returns the index of the entry in which systemd reports a start or stop of a unit.
 #[track_caller]
 fn event(journal: &[Value], verb: &str, unit: &str) -> usize {
     let is_it = |entry: &Value| {
@@ -32,7 +32,7 @@ fn nobody_was_killed(machine: &Machine) {
 }
 
 #[test]
-fn a_worker_that_is_stopped_in_the_middle_of_jobs_finishes_what_it_holds_and_loses_none() {
+fn a_worker_stopped_during_jobs_finishes_them_and_loses_none() {
     let Some(machine) = Plan::with_script("sleep 0.3; echo cat").set("EIRS_WORKER__SLOTS", "4").boot() else {
         return;
     };
@@ -51,7 +51,7 @@ fn a_worker_that_is_stopped_in_the_middle_of_jobs_finishes_what_it_holds_and_los
         machine.systemctl(&["stop", "eirs-worker"]);
         assert_eq!(machine.show("eirs-worker", "Result"), "success");
         machine.says("eirs-worker", "drained");
-        assert!(machine.stored_results() < 12, "the rest is for the next one");
+        assert!(machine.stored_results() < 12, "the rest is for the next worker");
         machine.systemctl(&["start", "eirs-worker"]);
         for client in clients {
             assert_eq!(client.join().expect("no panic").json()["label"], "cat");
@@ -61,7 +61,7 @@ fn a_worker_that_is_stopped_in_the_middle_of_jobs_finishes_what_it_holds_and_los
 }
 
 #[test]
-fn a_restart_of_the_controller_in_the_middle_of_jobs_drains_its_workers_and_loses_none() {
+fn a_restart_of_the_controller_during_jobs_drains_its_workers_and_loses_none() {
     let Some(machine) = Plan::with_script("sleep 0.3; echo cat").boot() else { return };
     machine.systemctl(&["start", "eirs.target"]);
     let mut ids = machine.hand_over(0..20);
@@ -76,7 +76,7 @@ fn a_restart_of_the_controller_in_the_middle_of_jobs_drains_its_workers_and_lose
 }
 
 #[test]
-fn the_target_stops_web_first_which_answers_what_it_holds_and_then_the_workers() {
+fn the_target_stops_web_first_which_finishes_its_uploads_and_then_the_workers() {
     let Some(machine) = Plan::with_script("sleep 0.3; echo cat").boot() else { return };
     machine.systemctl(&["start", "eirs.target", "eirs-worker"]);
     let address = machine.address();
@@ -92,7 +92,7 @@ fn the_target_stops_web_first_which_answers_what_it_holds_and_then_the_workers()
             .collect();
         eventually("the uploads are held", || (machine.get("/status").json()["uploads"] == 4).then_some(()));
         machine.systemctl(&["stop", "eirs.target"]);
-        // Its workers went on working for it.
+        // The workers continued for web.
         for client in clients {
             assert_eq!(client.join().expect("no panic").json()["label"], "cat");
         }
@@ -112,7 +112,7 @@ fn the_target_stops_web_first_which_answers_what_it_holds_and_then_the_workers()
 }
 
 #[test]
-fn a_machine_that_is_powered_off_in_the_middle_of_jobs_drains_before_its_network_goes() {
+fn a_poweroff_during_jobs_drains_before_the_network_stops() {
     let network = "[Unit]\nBefore=network.target network-online.target\nWants=network.target\n\
         [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/echo the network is there\n\
         ExecStop=/bin/echo the network goes\n";
@@ -142,7 +142,7 @@ fn a_machine_that_is_powered_off_in_the_middle_of_jobs_drains_before_its_network
         "a worker's unit, and a worker of the controller's"
     );
     nobody_was_killed(&machine);
-    // Everything is done or waits, and nobody holds anything.
+    // Every job is done or waiting, and none is held.
     let state = machine.path("/var/lib/eirs");
     let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_eirs"));
     let report = check.args(["check", "--json", "--state"]).arg(&state).output().expect("it runs").stdout;
@@ -156,12 +156,12 @@ fn a_machine_that_is_powered_off_in_the_middle_of_jobs_drains_before_its_network
 }
 
 #[test]
-fn a_drain_that_the_settings_allow_to_last_longer_than_the_units_time_out_is_not_cut_short() {
+fn a_drain_longer_than_the_timeout_of_the_unit_is_completed() {
     let short = "[Service]\nTimeoutStopSec=1\n";
     let plan = Plan::with_script("sleep 4; echo cat").set("EIRS_QUEUE__VISIBILITY", "30s");
     let plan =
         plan.drop_in("eirs-web", short).drop_in("eirs-worker", short).drop_in("eirs-controller", short);
-    // The policy's own deadline of 5 seconds is what its workers get here.
+    // Workers have the policy's own deadline of 5 seconds.
     let Some(machine) = plan.boot() else { return };
     machine.systemctl(&["start", "eirs-web"]);
     let address = machine.address();

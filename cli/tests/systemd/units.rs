@@ -1,4 +1,4 @@
-//! The units and the settings as they are shipped, read without starting anything.
+//! The shipped units and settings, parsed without starting anything.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::machine::{programs, project, run};
 
 const SERVICES: [&str; 3] = ["eirs-web", "eirs-controller", "eirs-worker"];
 
-/// A unit's keys with all their values, in order.
+/// Returns the keys of a unit with all their values, in order.
 fn unit(name: &str) -> BTreeMap<String, Vec<String>> {
     let text =
         fs::read_to_string(project().join("systemd").join(format!("{name}.service"))).expect("the unit");
@@ -24,7 +24,7 @@ fn unit(name: &str) -> BTreeMap<String, Vec<String>> {
     keys
 }
 
-/// A time of a unit; a bare number is seconds.
+/// Parses a time of a unit; a bare number is in seconds.
 fn time(unit: &BTreeMap<String, Vec<String>>, key: &str) -> Duration {
     let text = unit[key][0].as_str();
     text.parse().map_or_else(|_| humantime(text), Duration::from_secs)
@@ -37,7 +37,7 @@ fn humantime(text: &str) -> Duration {
 }
 
 #[test]
-fn every_unit_is_a_notifying_service_that_is_checked_first_and_drains_before_the_network_goes() {
+fn every_unit_notifies_checks_its_settings_and_drains_before_the_network_stops() {
     for name in SERVICES {
         let unit = unit(name);
         let is = |key: &str, value: &str| assert_eq!(unit[key], [value], "{name}: {key}");
@@ -61,11 +61,10 @@ fn every_unit_is_a_notifying_service_that_is_checked_first_and_drains_before_the
 }
 
 #[test]
-fn the_time_that_systemd_gives_a_stop_is_above_every_drain_deadline() {
+fn the_stop_timeout_exceeds_every_drain_deadline() {
     let settings = Settings::default();
     let stop = |name: &str| time(&unit(name), "TimeoutStopSec");
-    // After web's deadline answers have 5 s to reach the wire, and a poll for answers may have to
-    // end.
+    // After web's deadline, answers have 5 s to be sent, and a poll for replies may have to end.
     assert!(stop("eirs-web") >= settings.web.drain_deadline + Duration::from_secs(5 + 20));
     assert!(
         stop("eirs-worker")
@@ -83,12 +82,12 @@ fn the_time_that_systemd_gives_a_stop_is_above_every_drain_deadline() {
 }
 
 #[test]
-fn a_reload_gives_up_before_systemd_does() {
+fn a_reload_times_out_before_systemd() {
     assert!(time(&unit("eirs-controller"), "TimeoutStartSec") >= reload::DEADLINE + Duration::from_secs(10));
 }
 
 #[test]
-fn the_shipped_settings_are_good_as_they_are_and_with_every_line_in_force() {
+fn the_shipped_settings_are_valid_as_they_are_and_uncommented() {
     let shipped = project().join("systemd/eirs.toml");
     let settings = Layers::of(Some(&shipped), &[]).load().expect("good settings");
     assert_eq!(settings.local.state, Path::new("/var/lib").join(&unit("eirs-web")["StateDirectory"][0]));
@@ -102,7 +101,7 @@ fn the_shipped_settings_are_good_as_they_are_and_with_every_line_in_force() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("eirs.toml"), &whole).expect("a file");
     let uncommented = Layers::of(Some(&folder.path().join("eirs.toml")), &[]).load().expect("good settings");
-    // What a comment shows is the default, but for the files that only an operator has.
+    // Commented settings show the defaults, except for files that only an operator has.
     let (defaults, shown) = (Settings::default(), uncommented);
     assert_eq!((shown.web.wait, shown.web.max_image), (defaults.web.wait, defaults.web.max_image), "{whole}");
     assert_eq!(
@@ -126,7 +125,7 @@ fn has_systemd_analyze() -> bool {
 }
 
 #[test]
-fn systemd_has_nothing_to_complain_about_the_units() {
+fn systemd_analyze_finds_no_errors_in_the_units() {
     if !has_systemd_analyze() {
         return;
     }
@@ -163,7 +162,7 @@ fn systemd_has_nothing_to_complain_about_the_units() {
 }
 
 #[test]
-fn every_unit_is_exposed_by_two_points_of_ten_at_most() {
+fn every_unit_has_an_exposure_level_of_at_most_two() {
     if !has_systemd_analyze() {
         return;
     }

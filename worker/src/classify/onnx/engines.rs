@@ -136,9 +136,9 @@ fn wrong_in_rten(graph: &Graph, output: &str) -> Option<String> {
     })
 }
 
-/// Returns whether ONNX Runtime could take a part of the graph for a layer normalization that it is
-/// not. 1.32 fuses the operators of one without a look at the order of the inputs of a difference
-/// and of a quotient, nor at the power.
+/// Returns whether ONNX Runtime may mistake a part of the graph for a layer normalization: ONNX
+/// Runtime 1.32 fuses the operators of one without checking the exponent and the order of the
+/// inputs of `Sub` and `Div`.
 fn resembles_a_norm(graph: &Graph) -> bool {
     let first = |node: &Node| node.inputs.first().and_then(|input| graph.last_node(input));
     let is_made_by =

@@ -30,7 +30,7 @@ pub(super) struct Graph {
     pub(super) outputs: Vec<String>,
     /// The names of values stored in the file.
     pub(super) weights: BTreeSet<String>,
-    /// The floats among them that have one element.
+    /// The values among `weights` that are a single float.
     pub(super) numbers: BTreeMap<String, f64>,
     /// Lists of strings among the stored values: the classes of scikit-learn's pipelines.
     pub(super) texts: Vec<Vec<String>>,
@@ -48,7 +48,8 @@ pub(super) struct Node {
     pub(super) numbers: BTreeMap<String, Vec<i64>>,
     /// The string attributes, by name.
     pub(super) texts: BTreeMap<String, Vec<String>>,
-    /// Its attribute that is one float, or a tensor of one: the value of a `Constant`.
+    /// The value of the attribute that is a float, or a tensor with one float: the value of a
+    /// `Constant`.
     constant: Option<f64>,
     /// The nodes of graphs in attributes, such as the branches of an `If`.
     inner: Vec<Node>,
@@ -117,7 +118,7 @@ impl Graph {
         Ok(())
     }
 
-    /// Reads a tensor with a name.
+    /// Reads a stored tensor.
     fn weight<R: Read + Seek>(&mut self, reader: &mut Reader<R>, end: u64) -> io::Result<()> {
         let tensor = Tensor::read(reader, end)?;
         if let Some(number) = tensor.number {
@@ -130,7 +131,7 @@ impl Graph {
         Ok(())
     }
 
-    /// Returns the number that a constant of one element holds, if its type is a float.
+    /// Returns the value of a constant if it is a single float.
     pub(super) fn constant(&self, value: &str) -> Option<f64> {
         let made = || self.maker(value).filter(|node| node.operator == "Constant")?.constant;
         self.numbers.get(value).copied().or_else(made)
@@ -234,19 +235,19 @@ impl Node {
     }
 }
 
-/// What is read of a tensor.
+/// The parts of a tensor that are read.
 #[derive(Debug, Default)]
 struct Tensor {
     name: String,
-    /// Its elements, if they are texts.
+    /// The elements, if they are strings.
     texts: Vec<String>,
-    /// Its element, if it has one, of a float type.
+    /// The element, if there is only one and it is a float.
     number: Option<f64>,
 }
 
 impl Tensor {
     fn read<R: Read + Seek>(reader: &mut Reader<R>, end: u64) -> io::Result<Self> {
-        /// The numbers of the types.
+        /// The numbers of the element types in onnx.proto.
         const F32: u64 = 1;
         const F64: u64 = 11;
         let (mut tensor, mut kind, mut raw) = (Self::default(), 0, None);
@@ -255,7 +256,7 @@ impl Tensor {
                 (2, Value::Number(number)) => kind = number,
                 (6, Value::Until(end)) => tensor.texts.push(reader.text(end)?),
                 (8, Value::Until(end)) => tensor.name = reader.text(end)?,
-                // Floats of their own field, packed or not, and bytes of any type.
+                // Floats are in a field of their type, packed or not, or in the raw bytes.
                 (4, Value::Float(bits)) => raw = Some(u64::from(bits)),
                 (10, Value::Double(bits)) => raw = Some(bits),
                 (4 | 9 | 10, Value::Until(end)) => match reader.left(end) {

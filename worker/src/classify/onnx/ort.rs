@@ -264,7 +264,8 @@ fn new_session(
             // Converts integer weights to floats once, at load, instead of in each run, which would
             // take twice as long.
             .with_quant_qdq(false)?
-            // It makes one quantization of two in a row, with other results.
+            // ONNX Runtime 1.32 merges two successive quantizations into one, which changes the
+            // results.
             .with_double_qdq_remover(false)?;
         if !fuses_norms {
             let fusions = "LayerNormFusionL1;LayerNormFusionL2";

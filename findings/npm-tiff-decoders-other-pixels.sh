@@ -5,7 +5,7 @@
 # the samples of tiles to their places as if a pixel had one: grey tiles are right, colours are not.
 #
 # Expected beforehand: both are read, or refused.
-# Seen: the first of four pixels is (1, 2, 3) instead of (1, 5, 9); the first of the second row of tiles in colour is
+# Seen: the first of four pixels is (1, 2, 3) instead of (1, 5, 9); the first of the second row in colour is
 # (5, 0, 0) instead of (1, 0, 9).
 set -eu
 folder=$(mktemp -d)
@@ -19,7 +19,7 @@ venv/bin/python - <<'PYTHON'
 import numpy as np
 import tifffile
 
-tifffile.imwrite("planes.tif", np.arange(1, 13, dtype="u1").reshape(3, 2, 2), photometric="rgb", planarconfig="separate")
+tifffile.imwrite("planes.tif", np.uint8(range(1, 13)).reshape(3, 2, 2), photometric="rgb", planarconfig="separate")
 down, across = np.mgrid[:32, :32].astype("u1")
 tifffile.imwrite("grey.tif", down, photometric="minisblack", tile=(16, 16))
 tifffile.imwrite("colour.tif", np.stack([down, across, across * 0 + 9], -1), photometric="rgb", tile=(16, 16))

@@ -2,6 +2,7 @@
 //! this table, so that they accept the same formats.
 
 pub mod heif;
+pub mod mistaken;
 
 use std::fmt;
 

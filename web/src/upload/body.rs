@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use eirs_platform::{
-    formats::{HEAD_BYTES, Kind},
+    formats::{HEAD_BYTES, mistaken},
     job::JobId,
     settings::Web,
 };
@@ -271,7 +271,7 @@ impl Arriving {
         let problem = match &self.head[..] {
             _ if self.is_too_large() => too_large(self.max_image),
             [] => Problem::no_image("the image is empty"),
-            head => match Kind::of(head).refusal() {
+            head => match mistaken::refusal(head) {
                 Some(why) => Problem::not_read(why),
                 None => {
                     return Ok(Image {

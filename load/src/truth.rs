@@ -147,6 +147,7 @@ impl Columns {
             }
             return Ok(columns);
         }
+        anyhow::ensure!(!rows.is_empty(), "are empty");
         let head = rows.first().map_or(&[][..], |row| &row.cells);
         let is_named = head.iter().any(|cell| COLUMNS.iter().any(|column| is_called(cell, column)));
         let width = rows.iter().map(|row| row.cells.len()).max().unwrap_or(0);

@@ -121,6 +121,12 @@ impl Load {
         if self.num_request == Some(0) {
             return Err(Stop::Usage("--num-request 0: nothing to upload".into()));
         }
+        if self.duration.is_some_and(|duration| duration.is_zero()) {
+            return Err(Stop::Usage("--duration 0: nothing to upload".into()));
+        }
+        if self.timeout.is_zero() {
+            return Err(Stop::Usage("--timeout 0: no upload would be in time".into()));
+        }
         let open = self.rate.open_loop().map_err(Stop::Usage)?;
         let schedule_end = open.as_ref().and_then(|open| open.schedule.end());
         let duration = self.duration.into_iter().chain(schedule_end).min();
@@ -165,6 +171,10 @@ impl Load {
             show::json(&report);
         } else {
             show::out(report.to_string().trim_end());
+        }
+        if report.images == 0 && report.stopped.is_none() {
+            show::aside("nothing was uploaded: no upload was due before the end of the run");
+            return Ok(Exit::Failed);
         }
         Ok(if report.is_well() { Exit::Ok } else { Exit::Failed })
     }

@@ -62,9 +62,23 @@ fn impossible_options_are_refused_before_anything_is_sent() {
         (&["--arrivals", "poisson"], "--rate"),
         (&["--expect", "("], "is neither a JSON pointer nor a pattern"),
         (&["--slo-errors", "many"], "is not a share"),
+        (&["--num-request", "0"], "nothing to upload"),
+        (&["--duration", "0s"], "nothing to upload"),
+        (&["--timeout", "0"], "no upload would be in time"),
     ] {
         let (code, said) = load(&site, "127.0.0.1:9", arguments);
         assert!(code == 2 && said.contains(expected), "{arguments:?}: {code} {said}");
+    }
+}
+
+#[test]
+fn a_run_that_uploads_nothing_has_failed() {
+    let site = Site::new();
+    let web = site.web();
+    let goals = ["--slo-p95", "1h"];
+    for arguments in [&["--rate", "0.001", "--duration", "100ms"][..], &["--rate", "1/h@1s"]] {
+        let (code, said) = load(&site, &web.address, &[arguments, &goals].concat());
+        assert!(code == 1 && said.contains("nothing was uploaded"), "{arguments:?}: {code} {said}");
     }
 }
 

@@ -14,6 +14,9 @@ const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];
 /// The signatures of workbooks: ZIP archives, and the older format.
 const WORKBOOKS: [&[u8]; 2] = [b"PK\x03\x04", b"\xD0\xCF\x11\xE0"];
 
+/// The signature of gzip.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
 /// The content of a cell, as far as it matters for names and labels.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Cell {
@@ -94,16 +97,35 @@ impl Cell {
     }
 }
 
-/// Returns whether this is the error value of a spreadsheet formula: `#N/A`, `#REF!`, `#NAME?`, in
-/// German `#NV` and `#BEZUG!`, and in LibreOffice `Err:502`.
+/// Returns whether this is the error value of a spreadsheet formula, or what is shown of a value
+/// that does not fit its column: `#N/A`, `#REF!`, `#NAME?`, `####`, in German `#NV` and `#BEZUG!`,
+/// in Spanish `#¡REF!` and `#¿NOMBRE?`, and in LibreOffice `Err:502`.
 fn is_error(text: &str) -> bool {
-    const WITHOUT_MARK: [&str; 5] = ["#N/A", "#NA", "#NV", "#N/D", "#GETTING_DATA"];
+    const WITHOUT_MARK: [&str; 12] = [
+        "#N/A",
+        "#NA",
+        "#NV",
+        "#N/D",
+        "#N/B",
+        "#I/T",
+        "#YOK",
+        "#HIÁNYZIK",
+        "#Н/Д",
+        "#Δ/Υ",
+        "#NENÍ_K_DISPOZICI",
+        "#GETTING_DATA",
+    ];
     let is_code = |code: &str| !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_digit());
-    if text.strip_prefix("Err:").is_some_and(is_code) || WITHOUT_MARK.contains(&text) {
+    // French has a blank in front of a colon.
+    let code = text.strip_prefix("Err").and_then(|rest| rest.trim_start().strip_prefix(':'));
+    if code.is_some_and(is_code) || WITHOUT_MARK.contains(&text) {
+        return true;
+    }
+    if text.len() > 2 && text.bytes().all(|byte| byte == b'#') {
         return true;
     }
     let name = text.strip_prefix('#').and_then(|name| name.strip_suffix(['!', '?']));
-    name.is_some_and(|name| {
+    name.map(|name| name.strip_prefix(['¡', '¿']).unwrap_or(name)).is_some_and(|name| {
         !name.is_empty() && name.chars().all(|c| c.is_uppercase() || c.is_ascii_digit() || "/_".contains(c))
     })
 }
@@ -114,6 +136,7 @@ pub(super) fn rows(bytes: &[u8], has_columns: impl Fn(&[Row]) -> bool) -> anyhow
     if WORKBOOKS.iter().any(|start| bytes.starts_with(start)) {
         return rows_of_workbook(bytes, has_columns);
     }
+    anyhow::ensure!(!bytes.starts_with(&GZIP), "this is compressed with gzip; unpack it first");
     let text = decode(bytes)?.replace("\r\n", "\n").replace('\r', "\n");
     anyhow::ensure!(!text.contains('\0'), "this is neither a workbook nor text");
     let (text, separators) = match text.lines().next().and_then(separator_line) {
@@ -330,6 +353,8 @@ mod tests {
             assert_eq!(texts(&bytes), expected, "{bytes:?}");
         }
         assert!(decode(&[0, 0, 1, 0, 0, 2]).is_err());
+        let packed = rows(&[0x1f, 0x8b, 8, 0, 0], |_| true).unwrap_err().to_string();
+        assert!(packed.contains("unpack"), "{packed}");
     }
 
     #[test]
@@ -343,12 +368,31 @@ mod tests {
 
     #[test]
     fn errors_and_empty_cells_are_nothing_but_labels_may_have_a_hash() {
-        for nothing in
-            ["", " \u{a0}", "#N/A", "#REF!", "#DIV/0!", "#NAME?", "#NV", "#BEZUG!", "#ÜBERLAUF!", "Err:502"]
-        {
+        for nothing in [
+            "",
+            " \u{a0}",
+            "#N/A",
+            "#REF!",
+            "#DIV/0!",
+            "#NAME?",
+            "#NV",
+            "#BEZUG!",
+            "#ÜBERLAUF!",
+            "Err:502",
+            "#¡DIV/0!",
+            "#¿NOMBRE?",
+            "#¡VALOR!",
+            "#I/T",
+            "#Н/Д",
+            "#ИМЯ?",
+            "Err :508",
+            "Err\u{a0}:508",
+            "###",
+            "########",
+        ] {
             assert_eq!(Cell::of_text(nothing), Cell::Nothing, "{nothing}");
         }
-        for label in ["#1", "#hashtag", "N/A", "C#", "#", "Err:or"] {
+        for label in ["#1", "#hashtag", "N/A", "C#", "#", "##", "Err:or", "Err", "#¡", "#!"] {
             assert_eq!(Cell::of_text(label), Cell::Text(label.into()), "{label}");
         }
         assert_eq!(Cell::of_text("=\"1.10\""), Cell::Text("1.10".into()));

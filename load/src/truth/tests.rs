@@ -41,6 +41,13 @@ fn an_image_is_found_with_or_without_folder_and_ending() {
 }
 
 #[test]
+fn an_empty_sheet_and_a_compressed_one_are_refused_as_such() {
+    refused("", &["1.jpg"], "are empty");
+    refused("\n \n\n", &["1.jpg"], "are empty");
+    refused(b"\x1f\x8b\x08\x00\x00", &["1.jpg"], "unpack it");
+}
+
+#[test]
 fn only_images_in_the_sheet_have_a_label() {
     check("Input,Result\na/1.jpg,cat\n", &["a/1.jpg", "b/1.jpg"], &["cat", ""]);
     check(

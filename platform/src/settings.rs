@@ -13,6 +13,7 @@ mod environment;
 mod load;
 mod mistyped;
 mod model;
+mod paths;
 mod secrets;
 mod setup;
 mod simulate;
@@ -350,6 +351,7 @@ impl Settings {
                 in_cloud || self.worker.poll <= Duration::from_secs(20),
                 "worker.poll: must be at most 20s, or a drain waits long for it",
             ),
+            (self.worker.threads <= 1024, "worker.threads: must be at most 1024; 0 is one for each core"),
             (self.controller.tick >= Duration::from_millis(100), "controller.tick: must be at least 100ms"),
             (
                 self.controller.recording_size >= ByteSize::kib(64),

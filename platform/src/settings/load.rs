@@ -11,7 +11,7 @@ use config::{Config, ConfigError, File, FileFormat, Map, Source, Value, ValueKin
 use super::{
     Settings,
     environment::{self, Variable},
-    mistyped, secrets,
+    mistyped, paths, secrets,
 };
 
 /// The default settings file.
@@ -44,7 +44,9 @@ impl Layers {
     /// The layers of this process: `file`, or else `$EIRS_CONFIG`, or else `/etc/eirs/eirs.toml` if
     /// it exists; then the environment.
     pub fn of_process(file: Option<&Path>) -> Self {
-        let named = file.map(Path::to_owned).or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from));
+        let named = file
+            .map(Path::to_owned)
+            .or_else(|| std::env::var_os(FILE_VARIABLE).filter(|name| !name.is_empty()).map(PathBuf::from));
         let usual = Path::new(DEFAULT_FILE).exists().then(|| PathBuf::from(DEFAULT_FILE));
         // A variable that is not UTF-8 is not a setting.
         let text =
@@ -151,10 +153,27 @@ fn read_file(path: &Path) -> Result<Layer, Vec<String>> {
     }
     let table = File::from_str(&text, FileFormat::Toml)
         .collect()
-        .map_err(|error| vec![format!("{shown}: {error}")])?;
+        .map_err(|error| vec![format!("{shown}: {}", unreadable(&error.to_string(), &text))])?;
     let mut leaves = Vec::new();
     flatten(&shown.to_string(), "", table, &mut leaves);
     Ok(Layer(leaves))
+}
+
+/// An error of the TOML, with the line where the library names none.
+fn unreadable(error_text: &str, text: &str) -> String {
+    if error_text != "number too large to fit in target type" {
+        return error_text.to_owned();
+    }
+    let is_huge = |line: &str| {
+        line.split(|c: char| !(c.is_ascii_digit() || c == '_'))
+            .any(|digits| digits.replace('_', "").len() > 18)
+    };
+    match text.lines().enumerate().find(|(_, line)| is_huge(line)) {
+        Some((number, line)) => {
+            format!("line {}: `{}`: a number beyond what a setting can have", number + 1, line.trim())
+        }
+        None => "it has a number beyond what a setting can have".to_owned(),
+    }
 }
 
 fn flatten(origin: &str, prefix: &str, table: Map<String, Value>, leaves: &mut Vec<(String, String, Value)>) {
@@ -185,6 +204,9 @@ impl Layer {
             if let Some(name) = misnamed_model(key) {
                 let rule = "a model's name must be letters, digits and dashes, at most 60";
                 return Some(format!("{origin}: models.{name}: {rule}"));
+            }
+            if let Some(why) = paths::complaint(key, value) {
+                return Some(format!("{origin}: {key}: {why}"));
             }
             let alone = Self(vec![(origin.clone(), key.clone(), value.clone())]);
             let tried =
@@ -227,6 +249,7 @@ pub(super) fn sentence(error: &ConfigError) -> String {
         ConfigError::Type { unexpected, expected, .. } => {
             let expected =
                 if expected.starts_with("an unsigned") { "a whole number from 0" } else { expected };
+            let expected = if expected == "a floating point" { "a number" } else { expected };
             format!("is {unexpected}, must be {expected}")
         }
         other => rewritten(&other.to_string()),
@@ -248,6 +271,16 @@ fn rewritten(error_text: &str) -> String {
         return format!(
             "{value} is not a size; write a whole number of bytes, or a number and a unit, like \"16MiB\""
         );
+    }
+    if let Some(value) = error_text.strip_suffix(", expected integer overflow") {
+        let value = value.trim_start_matches("invalid value: ");
+        return format!(
+            "{value} is not a size; write a whole number of bytes, or a number and a unit, like \"16MiB\""
+        );
+    }
+    if let Some(value) = error_text.strip_suffix(", expected a sequence") {
+        let value = value.trim_start_matches("invalid type: ");
+        return format!("is {value}, must be a list, like [\"one\", \"two\"]");
     }
     match error_text.split_once(", expected struct ") {
         Some((value, _)) => format!("{value}, expected a table with the keys of this section"),

@@ -243,6 +243,10 @@ impl Model {
                 star (`MY_*`), or `NAME=value`",
             ),
             (
+                self.classifier != Classifier::Onnx || self.command.is_empty(),
+                "command: goes with classifier = \"script\"",
+            ),
+            (
                 self.script_socket.as_deref().is_none_or(Path::is_absolute),
                 "script_socket: must be an absolute path",
             ),

@@ -201,6 +201,10 @@ impl Web {
     pub(super) fn complaints(&self) -> Vec<String> {
         let rules = [
             (self.wait <= self.max_wait, "web.wait: must be at most web.max_wait"),
+            (
+                self.max_image.as_u64() >= 1,
+                "web.max_image: must be at least 1 byte, or every image is refused",
+            ),
             (self.max_images_per_upload >= 1, "web.max_images_per_upload: must be at least 1"),
             (self.max_uploads >= 1, "web.max_uploads: must be at least 1"),
             (self.max_uploads_per_client >= 1, "web.max_uploads_per_client: must be at least 1"),

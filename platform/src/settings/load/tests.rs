@@ -115,6 +115,25 @@ fn the_error_for_a_value_says_what_would_be_right() {
         "[web]\nmax_image = 5.5",
         "`5.5` is not a size; write a whole number of bytes, or a number and a unit, like \"16MiB\"",
     );
+    check(
+        "[web]\nmax_image = -1",
+        "web.max_image: integer `-1` is not a size; write a whole number of bytes, or a number and a unit, like \"16MiB\"",
+    );
+    check("[web]\nmax_image = 0", "web.max_image: must be at least 1 byte, or every image is refused");
+    check(
+        "# limits\n[web]\nmax_image = 99_999_999_999_999_999_999",
+        "line 3: `max_image = 99_999_999_999_999_999_999`: a number beyond what a setting can have",
+    );
+    check(
+        "[models.default]\nclassifier = 'script'\ncommand = 'python3 x.py'",
+        "models.default.command: is string \"python3 x.py\", must be a list, like [\"one\", \"two\"]",
+    );
+    check("[models.default]\nmean = ['a']", "models.default.mean: is string \"a\", must be a number");
+    check(
+        "[models.default]\ncommand = ['true']",
+        "models.default.command: goes with classifier = \"script\"",
+    );
+    check("[worker]\nthreads = 1025", "worker.threads: must be at most 1024; 0 is one for each core");
     check("web = 1", "web: invalid type: integer `1`, expected a table with the keys of this section");
     check(
         "[models.default]\nclassifier = 'scripts'",
@@ -129,6 +148,24 @@ fn the_error_for_a_value_says_what_would_be_right() {
             &format!("models.{name}: a model's name must be letters, digits and dashes, at most 60"),
         );
     }
+}
+
+#[test]
+fn a_path_that_is_empty_or_left_to_a_shell_is_refused() {
+    for (key, value) in [
+        ("local.state", "'~/eirs'"),
+        ("models.default.path", "'~/model.onnx'"),
+        ("models.dogs.labels", "\"~\""),
+        ("setup.include", "['/a', '~/b']"),
+        ("web.tls.certificate", "'~/c.pem'"),
+    ] {
+        let BadSettings(complaints) = load(&format!("{key} = {value}"), &[]).unwrap_err();
+        assert!(complaints[0].contains(&format!("{key}: `~")), "{complaints:#?}");
+        assert!(complaints[0].ends_with("`~` has no meaning in settings; write the whole path"));
+    }
+    let BadSettings(complaints) = load("", &[("EIRS_LOCAL__STATE", " ")]).unwrap_err();
+    assert_eq!(complaints, ["EIRS_LOCAL__STATE: local.state: is empty; write a path, or leave the key out"]);
+    assert!(load("[models.default]\npath = '/home/~/a b.onnx'", &[]).is_ok());
 }
 
 #[test]

@@ -29,6 +29,7 @@ pub mod daemon;
 pub mod descriptor;
 pub mod lifecycle;
 pub mod process_tree;
+pub mod program;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -14,7 +14,6 @@ mod weights;
 
 use std::{
     collections::HashMap,
-    ffi::OsStr,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -25,6 +24,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    program,
     settings::{Classifier, Model},
     state_folder::{Stamp, Stamps},
 };
@@ -154,8 +154,7 @@ fn of_onnx(model: &Model) -> Vec<Source> {
 /// weights passed to it.
 fn of_script(command: &[String]) -> Result<Vec<Source>, Unknown> {
     let Some((program, arguments)) = command.split_first() else { return Ok(Vec::new()) };
-    let found = program_file(program)
-        .ok_or_else(|| Unknown(format!("command: {program:?} is not a program that can be run")))?;
+    let found = program::find(program).map_err(|why| Unknown(format!("command: {why}")))?;
     let named = arguments.iter().flat_map(|argument| named_files(argument));
     Ok(std::iter::once(Source::File("program", found))
         .chain(named.map(|file| Source::File("argument", file)))
@@ -186,17 +185,6 @@ fn named_files(argument: &str) -> Vec<PathBuf> {
         }
     }
     files
-}
-
-/// Returns the file of a command, as the system finds it.
-pub fn program_file(program: &str) -> Option<PathBuf> {
-    use rustix::fs::{Access, access};
-    let is_program = |path: &PathBuf| path.is_file() && access(path, Access::EXEC_OK).is_ok();
-    if program.contains('/') {
-        return Some(PathBuf::from(program)).filter(is_program);
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|folder| folder.join(OsStr::new(program))).find(is_program)
 }
 
 /// Returns the settings that change results, sorted by name. Leaves out unset keys, so that a key

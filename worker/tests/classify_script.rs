@@ -124,6 +124,69 @@ fn no_file_remains() {
 }
 
 #[test]
+fn once_a_label_on_standard_error_is_none_and_is_quoted() {
+    let why = failed(once("echo dog >&2"));
+    assert!(why.contains("printed nothing") && why.contains("dog"), "{why}");
+}
+
+#[test]
+fn stream_the_end_of_the_output_ends_the_last_line() {
+    let script = r#"read p; printf '{"label": "%s"}' "$(basename "$p")""#;
+    let mut script = classifier(Protocol::Stream, PATIENT, script);
+    for name in ["a.jpg", "b.jpg"] {
+        assert_eq!(label(ask(&mut *script, name)), name);
+    }
+    let cut = r#"read p; printf '{"label": "ca'"#;
+    let why = failed(ask(&mut *classifier(Protocol::Stream, PATIENT, cut), "a.jpg"));
+    assert!(why.contains("without a result") && why.contains("ca"), "{why}");
+}
+
+#[test]
+fn stream_that_leaves_after_an_image_fails_none() {
+    // It may still be there when it is asked, and be gone before it reads.
+    let leaves = r#"read p; echo "{\"label\": \"$(basename "$p")\"}"; sleep 0.05; exit 0"#;
+    let mut script = classifier(Protocol::Stream, PATIENT, leaves);
+    for name in ["a.jpg", "b.jpg", "c.jpg"] {
+        assert_eq!(label(ask(&mut *script, name)), name);
+    }
+    let fails = r#"read p; echo "{\"label\": \"$p\"}"; read p; exit 1"#;
+    let mut script = classifier(Protocol::Stream, PATIENT, fails);
+    ask(&mut *script, "a.jpg").unwrap();
+    assert!(failed(ask(&mut *script, "b.jpg")).contains("status: 1"));
+}
+
+#[test]
+fn a_file_that_the_system_cannot_run_is_refused_with_its_reason() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("classify");
+    let write = |text: &str, mode| {
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let command = vec![file.to_str().unwrap().to_owned()];
+    let model = Model { command, ..model(Protocol::Once, PATIENT, "") };
+    for (text, mode, part) in [
+        ("#!/bin/sh\r\necho dog\r\n", 0o755, "dos2unix"),
+        ("#!/no/such/sh\necho dog\n", 0o755, "the interpreter /no/such/sh"),
+        ("#!/bin/sh\necho dog\n", 0o644, "chmod +x"),
+    ] {
+        write(text, mode);
+        let Err(error) = load(&model) else { panic!("{text:?} is refused") };
+        assert!(format!("{error:#}").contains(part), "{text:?}: {error:#}");
+    }
+    // What only the attempt shows, or what changes while the worker runs.
+    write("#!/bin/sh\necho dog\n", 0o755);
+    let mut script = load(&model).unwrap().classifier().unwrap();
+    assert_eq!(label(ask(&mut *script, "photo.jpg")), "dog");
+    for (text, part) in [("echo dog\n", "like `#!/bin/sh`"), ("#!/bin/sh\r\n", "dos2unix")] {
+        write(text, 0o755);
+        let why = failed(ask(&mut *script, "photo.jpg"));
+        assert!(why.contains("could not be started") && why.contains(part), "{why}");
+    }
+}
+
+#[test]
 fn once_reports_a_crash_with_its_last_output() {
     let why = failed(once("echo label; echo first >&2; echo 'no such model' >&2; exit 3"));
     assert!(why.contains("status: 3") && why.contains("first | no such model"), "{why}");
@@ -265,6 +328,24 @@ fn stream_never_uses_a_late_response_for_another_image() {
     for name in ["a.jpg", "b.jpg", "c.jpg", "d.jpg"] {
         assert_eq!(label(ask(&mut *script, name)), name);
     }
+}
+
+#[test]
+fn stream_an_answer_that_comes_before_the_path_was_read_is_to_no_image() {
+    // The second answer to an image comes when the next one is asked for. Where the script reads
+    // the path at the same moment, it takes some images until that is certain.
+    let answer = r#"printf '{"label": "%s"}\n' "$(basename "$p")""#;
+    let slow = format!("while read p; do {answer}; sleep 0.1; {answer}; done");
+    let mut script = classifier(Protocol::Stream, PATIENT, &slow);
+    let names = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg", "f.jpg", "g.jpg", "h.jpg", "i.jpg"];
+    let labels = names.map(|name| label(ask(&mut *script, name)));
+    assert_eq!(labels[6..], names[6..], "{labels:?}");
+    // Each process begins with an answer of its own.
+    let first =
+        format!(r#"sleep 0.1; echo '{{"label": "warm"}}'; sleep 0.1; while read p; do {answer}; done"#);
+    let mut script = classifier(Protocol::Stream, PATIENT, &first);
+    let why = failed(ask(&mut *script, "a.jpg"));
+    assert!(why.contains("before it read which image") && why.contains("warm"), "{why}");
 }
 
 #[test]

@@ -64,6 +64,21 @@ fn a_missing_or_invalid_model_is_78_and_named() {
 }
 
 #[test]
+fn a_script_that_cannot_be_run_is_78_with_the_reason() {
+    use std::os::unix::fs::PermissionsExt;
+    let site = Site::with_script("echo dog").set("EIRS_MODELS__DEFAULT__COMMAND", "[\"./classify.sh\"]");
+    let file = site.folder.path().join("classify.sh");
+    assert_ends(site.start("eirs-worker", &[]), 78, &["./classify.sh", "there is no such file in"]);
+    fs::write(&file, "#!/bin/sh\r\necho dog\r\n").expect("a script");
+    assert_ends(site.start("eirs-worker", &[]), 78, &["chmod +x ./classify.sh"]);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("its owner");
+    assert_ends(site.start("eirs-worker", &[]), 78, &["line ends of Windows"]);
+    fs::write(&file, "#!/bin/sh\necho dog\n").expect("a script");
+    let (web, _worker) = (site.web(), site.worker());
+    assert_eq!(web.upload("", "dog.jpg", &eirs_harness::image(1)).json()["label"], "dog");
+}
+
+#[test]
 fn images_wait_until_the_model_is_fixed() {
     let site = Site::with_model().set("EIRS_MODELS__DEFAULT__PATH", "model.onnx");
     let web = site.web();

@@ -175,7 +175,10 @@ fn the_command_of_a_script_and_every_file_in_it_count() {
     file("classify.py", "print(3)");
     assert_ne!(version(&shell(line(&py))), third, "a script that a shell runs");
     let none = of(&script(vec!["no-such-program".into()])).unwrap_err();
-    assert_eq!(none.to_string(), "command: \"no-such-program\" is not a program that can be run");
+    assert_eq!(
+        none.to_string(),
+        "command: \"no-such-program\" is not a program that can be run: it is not in the PATH"
+    );
 }
 
 #[test]

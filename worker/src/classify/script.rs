@@ -2,16 +2,16 @@
 //!
 //! - `once`: the command runs for each image, with the path of the image as its last argument. It
 //!   prints `name,label` and exits with 0. `name` is the file name, the path, or the stem; the
-//!   label is everything after the comma, and may contain commas. Other lines are ignored. A
-//!   command that prints a single line may omit the name. Several lines without the name are a
-//!   failure, which quotes them.
+//!   label is everything after the comma, and may contain commas (`cells.rs`). Other lines are
+//!   ignored. A command that prints a single line may omit the name. Several lines without the name
+//!   are a failure, which quotes them.
 //! - `stream`: the command keeps running. It reads paths from standard input, one per line. For
 //!   each, it prints one line of JSON and flushes it: `{"label": "cat", "confidence": 0.9}`,
 //!   `{"top": [{"label": ..., "confidence": ...}, ...]}`, `{"error": "why this image is invalid"}`,
 //!   or `{"retry": "why it may work later"}`. A member `path` names the image; a late response for
 //!   another image is ignored. So are other lines (banners, progress bars, logs), which are quoted
 //!   if no response comes. The object may extend over several lines. An unsolicited response ends
-//!   the process.
+//!   the process, and so does one without `path` that comes before the path was read.
 //!
 //! In both protocols, exit code 75 (`EX_TEMPFAIL`) asks for a later attempt; any other code except
 //! 0 is a failure. Both are retried for `queue.retry_for`. A confidence that exceeds 0 or 1 by at
@@ -28,6 +28,7 @@
 
 mod answer;
 mod apart;
+mod cells;
 mod child;
 mod environment;
 pub mod guardian;
@@ -44,8 +45,8 @@ mod tests;
 
 use anyhow::Context;
 use eirs_platform::{
+    program,
     settings::{Model, Protocol},
-    version::program_file,
 };
 
 use super::{Classifier, Description, Failure, Loaded};
@@ -61,8 +62,8 @@ pub(super) struct Script {
 impl Script {
     pub(super) fn load(model: &Model) -> anyhow::Result<Self> {
         let program = model.command.first().context("command: a script needs the command to run")?;
-        program_file(program)
-            .with_context(|| format!("command: {program:?} is not a program that can be run"))?;
+        let file = program::find(program).map_err(|why| anyhow::anyhow!("command: {why}"))?;
+        program::check_first_line(&file).map_err(|why| anyhow::anyhow!("command: {why}"))?;
         Ok(Self { settings: model.clone() })
     }
 }
@@ -108,6 +109,18 @@ fn label(text: &str) -> Result<String, String> {
         return Err("a label with control characters".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// Returns the reason that a script gave, in one line of limited length; `None` if it is empty.
+fn reason(text: &str) -> Option<String> {
+    let words: Vec<_> =
+        text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
+    let mut line = words.join(" ");
+    if line.len() > LABEL_MAX_BYTES {
+        line.truncate(line.floor_char_boundary(LABEL_MAX_BYTES));
+        line.push('…');
+    }
+    (!line.is_empty()).then_some(line)
 }
 
 /// Builds the failure of a script that asks for a later attempt.

@@ -5,15 +5,20 @@
 use std::{collections::VecDeque, mem, path::Path};
 
 use eirs_platform::job::Guess;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::{Map, Value};
 
-use super::label;
+use super::{
+    cells::{after_name, label_in_cell, label_in_line, names},
+    label, reason,
+};
 
 /// Number of invalid lines that are kept for the error message.
 const KEPT_LINES: usize = 5;
 /// Number of characters shown of each of these lines.
 const SHOWN_CHARS: usize = 160;
+/// A valid response, for error messages.
+const EXAMPLE: &str = "{\"label\": \"cat\", \"confidence\": 0.9}";
 /// Maximum size of a JSON object that extends over several lines, in bytes.
 const LONGEST_OBJECT: usize = 16 << 10;
 /// Tolerance for confidences beyond 0 and 1, from rounding: in 16 bits, 1.001 is next to 1.
@@ -130,13 +135,13 @@ fn label_in(printed: &[u8], file: &Path) -> Result<String, String> {
         labels.dedup();
         match labels[..] {
             [] => {}
-            [only] => return label(only),
+            [only] => return label_in_cell(only),
             _ => return Err(format!("several results: {}", all_quoted(labels.into_iter()))),
         }
     }
     match &lines[..] {
         [] => Err("nothing".to_owned()),
-        [only] => label(only),
+        [only] => label_in_line(only, file),
         several => Err(format!(
             "{} lines, and none begins with the name of the image and a comma, so that the label \
             is unclear: {}",
@@ -144,27 +149,6 @@ fn label_in(printed: &[u8], file: &Path) -> Result<String, String> {
             all_quoted(several.iter().map(String::as_str))
         )),
     }
-}
-
-/// Returns the names for the image that may precede the comma, most specific first.
-fn names(path: &Path) -> impl Iterator<Item = &str> {
-    [
-        path.to_str(),
-        path.file_name().and_then(|name| name.to_str()),
-        path.file_stem().and_then(|stem| stem.to_str()),
-    ]
-    .into_iter()
-    .flatten()
-}
-
-/// Returns the text after the name and a comma, if the line starts with them. The name may be
-/// preceded by any folder.
-fn after_name<'a>(line: &'a str, name: &str) -> Option<&'a str> {
-    if let Some(rest) = line.strip_prefix(name).and_then(|rest| rest.trim_start().strip_prefix(',')) {
-        return Some(rest.trim());
-    }
-    let (before, rest) = line.split_once(',')?;
-    (before.trim_end().rsplit('/').next() == Some(name)).then_some(rest.trim())
 }
 
 /// The meaning of a line that a `stream` script printed.
@@ -207,6 +191,11 @@ pub(super) fn read(line: &str, file: &Path, top: usize) -> Line {
     }
 }
 
+/// Returns whether a line names the image that it is about.
+pub(super) fn names_an_image(line: &str, file: &Path) -> bool {
+    object(line, file).is_some_and(|members| members.contains_key("path"))
+}
+
 /// Parses the JSON object in a line. An object after other text (an unfinished progress bar) only
 /// counts if it names the image, so that a log line that quotes an earlier response is not taken
 /// for one.
@@ -236,6 +225,7 @@ struct Members {
     retry: Option<Reason>,
     top: Option<Vec<Entry>>,
     label: Option<String>,
+    #[serde(default, deserialize_with = "number")]
     confidence: Option<f64>,
 }
 
@@ -248,9 +238,19 @@ enum Reason {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object with `label` and `confidence`")]
 struct Entry {
     label: String,
+    #[serde(default, deserialize_with = "number")]
     confidence: Option<f64>,
+}
+
+/// Parses a confidence. `null`, which JavaScript and others write for NaN, is an error and not the
+/// default.
+fn number<'de, D: Deserializer<'de>>(given: D) -> Result<Option<f64>, D::Error> {
+    let value = Value::deserialize(given)?;
+    let wrong = || D::Error::custom(format!("its confidence is {value}, not a number from 0 to 1"));
+    value.as_f64().map(Some).ok_or_else(wrong)
 }
 
 impl Members {
@@ -265,13 +265,13 @@ impl Members {
         };
         match self.retry {
             None | Some(Reason::Plain(false)) => {}
-            Some(Reason::Plain(true)) => return Line::Later(error.unwrap_or_default()),
-            Some(Reason::Because(why)) => return Line::Later(why),
+            Some(Reason::Plain(true)) => {
+                return Line::Later(error.as_deref().and_then(reason).unwrap_or_default());
+            }
+            Some(Reason::Because(why)) => return Line::Later(reason(&why).unwrap_or_default()),
         }
-        if let Some(reason) = error {
-            return Line::Refusal(
-                label(&reason).unwrap_or_else(|_| "the script rejects this image".to_owned()),
-            );
+        if let Some(why) = error {
+            return Line::Refusal(reason(&why).unwrap_or_else(|| "the script rejects this image".to_owned()));
         }
         let entries = match (self.top, self.label) {
             (Some(entries), _) => entries,
@@ -286,6 +286,11 @@ impl Members {
 }
 
 fn guesses(entries: Vec<Entry>, top: usize) -> Result<Vec<Guess>, String> {
+    // Without any, the order counts; one without among others has no place in it.
+    let with = entries.iter().filter(|entry| entry.confidence.is_some()).count();
+    if with > 0 && with < entries.len() {
+        return Err("some of its labels have a confidence and some have none".to_owned());
+    }
     let guess = |Entry { label: text, confidence }: Entry| {
         Ok(Guess { label: label(&text)?, confidence: share(confidence.unwrap_or(1.0))? })
     };
@@ -378,7 +383,7 @@ impl Skipped {
         }
         if !self.lines.is_empty() {
             let lines = all_quoted(self.lines.iter().map(String::as_str));
-            summary.push_str(&format!("; it printed no valid response: {lines}"));
+            summary.push_str(&format!("; it printed no valid response: {lines}; one is {EXAMPLE} on a line"));
         }
         summary
     }

@@ -103,6 +103,11 @@ impl Running {
         Ok(())
     }
 
+    /// Returns whether the last line written to standard input is unread, except for its end.
+    pub(super) fn has_unread_input(&self) -> bool {
+        self.stdin.as_ref().is_some_and(|pipe| rustix::io::ioctl_fionread(pipe).is_ok_and(|bytes| bytes > 1))
+    }
+
     /// Closes standard input: there are no more requests.
     pub(super) fn close_input(&mut self) {
         self.stdin = None;

@@ -47,7 +47,7 @@ impl Once {
                     Line::Answer(guesses) => Ok(guesses),
                     Line::Refusal(why) => Err(Failure::Rejected(why)),
                     Line::Later(why) => Err(later(&why)),
-                    Line::Wrong(what) => Err(failed(&format!("printed {what}"))),
+                    Line::Wrong(what) => Err(failed(&format!("printed {what}; {}", script.last_words()))),
                     Line::Stray | Line::Noise => Err(failed("printed no result")),
                 }
             }

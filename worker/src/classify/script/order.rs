@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
-use eirs_platform::process_tree;
+use eirs_platform::{process_tree, program};
 use serde::{Deserialize, Serialize};
 
 use super::environment;
@@ -54,5 +54,23 @@ impl Order {
             .env(process_tree::MARK, &self.mark)
             .process_group(0)
             .spawn()
+            .map_err(|error| explained(program, error))
     }
+}
+
+/// The error of the system with its reason: it reports a missing interpreter as a missing file.
+fn explained(program: &str, error: io::Error) -> io::Error {
+    let why = match program::find(program) {
+        Err(why) => why,
+        Ok(file) => match program::check_first_line(&file) {
+            Err(why) => why,
+            Ok(()) if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
+                "it is no program of this system; the first line of a script names its interpreter, \
+                like `#!/bin/sh`"
+                    .to_owned()
+            }
+            Ok(()) => return error,
+        },
+    };
+    io::Error::new(error.kind(), format!("{why} ({error})"))
 }

@@ -10,7 +10,7 @@ use anyhow::Context;
 use eirs_platform::{backoff::Backoff, job::Guess, settings::Model};
 
 use super::{
-    answer::{Gathered, Line, Skipped, lines, quoted, read},
+    answer::{Gathered, Line, Skipped, lines, names_an_image, quoted, read},
     child::{Event, OUTPUT_MAX_BYTES, Running, manner, wants_later},
     later,
     once::refuse_huge,
@@ -34,6 +34,22 @@ pub(super) struct Stream {
     next_start: Instant,
     /// Lines of the process that were not responses.
     skipped: Skipped,
+    /// Whether the process has classified an image.
+    has_answered: bool,
+    /// Whether a process of this command printed a response before it read the path, or two printed
+    /// more responses than there were images. From then on, each process gets one image.
+    is_doubtful: bool,
+    /// Number of processes that printed more responses than there were images.
+    unsolicited: u32,
+}
+
+/// A response.
+enum Heard {
+    Answer(Result<Vec<Guess>, Failure>),
+    /// This line was printed before the script read the path, so it is for another image or none. A
+    /// script that reads the path at the same moment is only noticed some images later, when paths
+    /// accumulate.
+    TooEarly(String),
 }
 
 /// Takes the complete lines.
@@ -55,6 +71,9 @@ impl Stream {
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             next_start: Instant::now(),
             skipped: Skipped::default(),
+            has_answered: false,
+            is_doubtful: false,
+            unsolicited: 0,
         })
     }
 
@@ -76,20 +95,26 @@ impl Stream {
             asked = self.ask(path);
         }
         asked?;
-        let answered = self.listen(&file.path);
+        let answered = self.listen(&file.path, path);
         match &answered {
-            Ok(_) | Err(Failure::Rejected(_)) => self.backoff.reset(),
+            Ok(_) | Err(Failure::Rejected(_)) => {
+                self.backoff.reset();
+                self.has_answered = true;
+            }
             // It responded, and continues to run.
             Err(Failure::Later(_)) if self.process.as_mut().is_some_and(|process| !process.has_exited()) => {}
             // From here on, responses can no longer be matched to images, so the process is
             // replaced.
             Err(_) => self.discard(),
         }
+        if self.is_doubtful {
+            self.discard();
+        }
         answered
     }
 
     /// Reads lines until one is the response, or none can follow.
-    fn listen(&mut self, file: &Path) -> Result<Vec<Guess>, Failure> {
+    fn listen(&mut self, file: &Path, path: &str) -> Result<Vec<Guess>, Failure> {
         let (timeout, top) = (self.settings.timeout, self.settings.top);
         let process = self.process.as_mut().ok_or_else(|| failed("is not running".into()))?;
         let deadline = Instant::now() + timeout;
@@ -103,12 +128,18 @@ impl Stream {
                     while let Some(newline) = rest.iter().position(|byte| *byte == b'\n') {
                         let (line, after) = rest.split_at(newline + 1);
                         (bytes, rest) = (bytes + line.len(), after);
-                        if let Some(answer) =
-                            lines(line).iter().find_map(|line| self.skipped.response_in(line, file, top))
-                        {
-                            // The rest is checked before the next image.
-                            process.printed.splice(..0, rest.iter().copied());
-                            return answer;
+                        let is_unread = || process.has_unread_input();
+                        let heard = lines(line)
+                            .iter()
+                            .find_map(|line| self.skipped.response_in(line, file, top, is_unread));
+                        match heard {
+                            Some(Heard::Answer(answer)) => {
+                                // The rest is checked before the next image.
+                                process.printed.splice(..0, rest.iter().copied());
+                                return answer;
+                            }
+                            Some(Heard::TooEarly(line)) => return self.ask_again(&line, file, path),
+                            None => {}
                         }
                     }
                 }
@@ -123,6 +154,26 @@ impl Stream {
                     let last_words = process.last_words();
                     if wants_later(status) {
                         return Err(later(&last_words));
+                    }
+                    // The end of the output also ends the last line.
+                    let rest = lines(&process.printed);
+                    let is_unread = || process.has_unread_input();
+                    let heard =
+                        rest.iter().find_map(|line| self.skipped.response_in(line, file, top, is_unread));
+                    if let Some(Heard::Answer(
+                        answer @ (Ok(_) | Err(Failure::Rejected(_) | Failure::Later(_))),
+                    )) = heard
+                    {
+                        self.discard();
+                        return answer;
+                    }
+                    // It ended after the previous image: some programs end after some requests.
+                    let has_left =
+                        bytes == 0 && rest.is_empty() && status.is_some_and(|status| status.success());
+                    if self.has_answered && has_left {
+                        self.discard();
+                        self.ask(path)?;
+                        return self.listen(file, path);
                     }
                     break format!("ended with {} without a result; {last_words}", manner(status));
                 }
@@ -139,6 +190,22 @@ impl Stream {
         Err(failed(format!("{problem}{}", self.skipped.summary())))
     }
 
+    /// Starts another process after a response that came too early, and asks it. If that does the
+    /// same, its responses cannot be matched to images.
+    fn ask_again(&mut self, line: &str, file: &Path, path: &str) -> Result<Vec<Guess>, Failure> {
+        let why = format!("printed a response before it read which image is asked for: {}", quoted(line));
+        if self.is_doubtful {
+            return Err(failed(format!(
+                "{why}; it must print one for each path, best with the member `path`"
+            )));
+        }
+        tracing::warn!("the script {why}; from now on, each image gets a process of its own");
+        self.is_doubtful = true;
+        self.discard();
+        self.ask(path)?;
+        self.listen(file, path)
+    }
+
     /// Ends a process that has exited, or that printed an unsolicited response: its next one might
     /// belong to the previous image. Other output (a banner, a warning) is ignored.
     fn discard_unusable(&mut self) {
@@ -150,7 +217,10 @@ impl Stream {
             }
             Event::Flooded => Some("printed too much while idle".to_owned()),
             Event::TimedOut | Event::Printed => {
-                self.skipped.unsolicited_in(&std::mem::take(&mut process.printed))
+                let unsolicited = self.skipped.unsolicited_in(&std::mem::take(&mut process.printed));
+                self.unsolicited += u32::from(self.has_answered && unsolicited.is_some());
+                self.is_doubtful |= self.unsolicited > 1;
+                unsolicited
             }
         };
         if let Some(why) = why {
@@ -165,6 +235,7 @@ impl Stream {
             process.put_down();
         }
         self.skipped.forget();
+        self.has_answered = false;
         self.next_start = Instant::now() + self.backoff.next_wait();
     }
 
@@ -210,7 +281,13 @@ impl Drop for Stream {
 
 impl Skipped {
     /// Parses a line; returns `None` if it is not a response for this image.
-    fn response_in(&mut self, line: &str, file: &Path, top: usize) -> Option<Result<Vec<Guess>, Failure>> {
+    fn response_in(
+        &mut self,
+        line: &str,
+        file: &Path,
+        top: usize,
+        is_unread: impl Fn() -> bool,
+    ) -> Option<Heard> {
         let whole = match self.gathered(line) {
             Gathered::Line => None,
             Gathered::Whole(object) => Some(object),
@@ -220,20 +297,27 @@ impl Skipped {
             }
         };
         let line = whole.as_deref().unwrap_or(line);
-        match read(line, file, top) {
-            Line::Answer(guesses) => {
-                self.forget();
-                return Some(Ok(guesses));
+        let answer = match read(line, file, top) {
+            Line::Answer(guesses) => Ok(guesses),
+            Line::Refusal(why) => Err(Failure::Rejected(why)),
+            Line::Later(why) => Err(later(&why)),
+            Line::Wrong(why) => Err(failed(format!("printed an invalid result: {}: {why}", quoted(line)))),
+            Line::Stray => {
+                self.stray();
+                return None;
             }
-            Line::Refusal(why) => return Some(Err(Failure::Rejected(why))),
-            Line::Later(why) => return Some(Err(later(&why))),
-            Line::Wrong(why) => {
-                return Some(Err(failed(format!("printed an invalid result: {}: {why}", quoted(line)))));
+            Line::Noise => {
+                self.noise(line);
+                return None;
             }
-            Line::Stray => self.stray(),
-            Line::Noise => self.noise(line),
+        };
+        if is_unread() && !names_an_image(line, file) {
+            return Some(Heard::TooEarly(line.to_owned()));
         }
-        None
+        if answer.is_ok() {
+            self.forget();
+        }
+        Some(Heard::Answer(answer))
     }
 
     /// Checks the output of an idle process; returns an error message if it contains a response, or

@@ -23,7 +23,81 @@ fn once_the_label_follows_the_name_or_is_the_only_line() {
     check("/private/tmp/x/7-ab/test_00.JPEG, dog\n", Ok("dog"));
     check("loading the model...\n\ntest_00.JPEG, dog \n\n", Ok("dog"));
     check("hot dog, hotdog\n", Ok("hot dog, hotdog"));
-    check("other.JPEG,dog", Ok("other.JPEG,dog"));
+}
+
+#[test]
+fn once_a_line_is_read_with_the_quotation_marks_and_separators_that_libraries_write() {
+    for (printed, expected) in [
+        ("\"test_00.JPEG\",\"dog\"", "dog"),
+        ("test_00.JPEG,\"golden, retriever\"\r\n", "golden, retriever"),
+        ("test_00.JPEG,\"a 12\"\" disc\"", "a 12\" disc"),
+        ("'/tmp/x/7-ab/test_00.JPEG', dog", "dog"),
+        ("test_00.JPEG;dog", "dog"),
+        ("test_00.JPEG\tdog", "dog"),
+        ("test_00\tdog", "dog"),
+        ("TEST_00.jpeg,dog", "dog"),
+        ("test_00.JPEG,dog,", "dog"),
+        ("test_00.JPEG,dog,,", "dog"),
+        ("\"golden, retriever\"", "golden, retriever"),
+        ("\"Big\" Ben", "\"Big\" Ben"),
+        ("test_00", "test_00"),
+        ("(unknown)", "(unknown)"),
+        ("[UNK]", "[UNK]"),
+        ("it's", "it's"),
+    ] {
+        check(printed, Ok(expected));
+    }
+}
+
+#[test]
+fn once_what_looks_like_a_named_line_or_a_value_of_a_program_is_never_a_label_as_a_whole() {
+    for (printed, part) in [
+        ("other.JPEG,dog", "another image"),
+        ("/tmp/x/6-cd/other.png;dog", "another image"),
+        ("\"other.jpg\",\"dog\"", "another image"),
+        ("test_00.JPEG: dog", "without a comma"),
+        ("/tmp/x/7-ab/test_00.JPEG dog", "without a comma"),
+        ("test_00.JPEG=dog", "without a comma"),
+        (",dog", "no name"),
+        ("\"test_00.JPEG\",\"dog\",\"0.9\"", "more cells"),
+        ("{'label': 'dog', 'confidence': 0.5}", "a structure"),
+        ("['dog', 'cat']", "a structure"),
+        ("('dog', 0.5)", "a structure"),
+        ("test_00.JPEG,{'label': 'dog'}", "a structure"),
+    ] {
+        check(printed, Err(part));
+    }
+}
+
+#[test]
+fn a_reason_of_several_lines_or_beyond_bounds_is_shown_as_one_line() {
+    let long = format!(r#"{{"error": "{}"}}"#, "ä ".repeat(3000));
+    let Line::Refusal(why) = stream(&long) else { panic!("a refusal") };
+    assert!(why.starts_with("ä ä") && why.ends_with('…') && why.len() <= 1003, "{}", why.len());
+    assert_eq!(
+        stream(r#"{"error": "Traceback:\n\tno\u0000 face\n"}"#),
+        Line::Refusal("Traceback: no face".into())
+    );
+    assert_eq!(stream(r#"{"retry": "busy\nnow"}"#), Line::Later("busy now".into()));
+    assert_eq!(stream(r#"{"retry": true, "error": "busy\nnow"}"#), Line::Later("busy now".into()));
+}
+
+#[test]
+fn a_confidence_that_is_there_is_a_number_and_all_labels_have_one_or_none_has() {
+    for wrong in [
+        r#"{"label": "cat", "confidence": null}"#,
+        r#"{"label": "cat", "confidence": true}"#,
+        r#"{"top": [{"label": "cat", "confidence": null}]}"#,
+        r#"{"top": [["cat", null]]}"#,
+        r#"{"top": [{"label": "cat"}, {"label": "dog", "confidence": 0.3}]}"#,
+    ] {
+        assert!(matches!(stream(wrong), Line::Wrong(why) if why.contains("confidence")), "{wrong}");
+    }
+    assert_eq!(stream(r#"{"top": [["cat", 0.5]]}"#), answer(&[("cat", 0.5)]));
+    assert_eq!(stream(r#"{"top": [{"label": "b"}, {"label": "a"}]}"#), answer(&[("b", 1.0), ("a", 1.0)]));
+    assert!(
+        matches!(stream(r#"{"top": ["cat"]}"#), Line::Wrong(why) if why.contains("an object with `label`"))
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@ pub mod browser;
 
 #[cfg(feature = "aws")]
 mod aws;
+mod bearer;
 mod commands;
 mod exit;
 mod global;
@@ -30,7 +31,7 @@ pub(crate) use self::{
     max_term_width = 110,
     after_help = "Start with `eirs local`, then in another terminal:\n  \
                   curl -F myfile=@photo.jpg http://127.0.0.1:8000/upload\n\n\
-                  Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration."
+                  Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong settings or policies."
 )]
 struct Cli {
     #[command(flatten)]

@@ -12,13 +12,13 @@ use hyper::{
 };
 use serde::Serialize;
 
-use crate::{Exit, Global, Stop, show};
+use crate::{Exit, Global, Stop, bearer, show};
 
 /// Classify images, in this process or with a service
 ///
 /// Without --url, the model is loaded into this process, with the settings that workers use.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  eirs classify photo.jpg --top 3\n  \
+#[command(after_help = "Examples:\n  eirs classify photo.jpg --top 3\n  \
         eirs classify photo.jpg --url http://127.0.0.1:8000")]
 pub struct Classify {
     /// The image files
@@ -27,6 +27,9 @@ pub struct Classify {
     /// Send the images to this service instead
     #[arg(long)]
     url: Option<Url>,
+    /// A file with the token of the service [default: $EIRS_TOKEN]
+    #[arg(long, value_name = "FILE", requires = "url")]
+    token_file: Option<PathBuf>,
     /// The model of the settings
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -63,6 +66,7 @@ impl Classify {
         match &self.url {
             Some(url) => {
                 let mut service = Service::connect(url, self.model.as_deref(), self.top).await?;
+                service.token = bearer::header(self.token_file.as_deref())?;
                 for path in &self.images {
                     show(Answer::of(path, service.ask(path).await?));
                 }
@@ -74,7 +78,7 @@ impl Classify {
                 let loaded = classify::load(global.model(&settings, name)?)?;
                 let mut classifier = loaded.classifier()?;
                 for path in &self.images {
-                    let answer = classify::read_image(path).and_then(|image| {
+                    let answer = read(path).and_then(|image| {
                         let answer = classifier
                             .classify(&[image])
                             .into_iter()
@@ -127,11 +131,20 @@ impl Answer {
     }
 }
 
+/// The file, which must not be empty. The caller names it.
+fn read(path: &Path) -> anyhow::Result<Image> {
+    let bytes = std::fs::read(path).context("cannot be read")?;
+    anyhow::ensure!(!bytes.is_empty(), "the file is empty");
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Image { name, bytes: bytes.into() })
+}
+
 /// A service that classifies one image after the other.
 struct Service<'a> {
     url: &'a Url,
     path: String,
     connection: Option<Connection>,
+    token: Option<HeaderValue>,
 }
 
 impl<'a> Service<'a> {
@@ -145,18 +158,20 @@ impl<'a> Service<'a> {
         };
         let query: Vec<_> = model.into_iter().chain(top.map(|top| format!("top={top}"))).collect();
         let connection = Connection::open(url).await.map_err(|lost| anyhow::anyhow!(lost.at(url)))?;
-        Ok(Self { url, path: url.upload_path(&query.join("&")), connection: Some(connection) })
+        Ok(Self { url, path: url.upload_path(&query.join("&")), connection: Some(connection), token: None })
     }
 
     /// Returns the guesses, or a sentence about this image; an error means that the service is
     /// unreachable.
     async fn ask(&mut self, path: &Path) -> anyhow::Result<Result<Vec<Guess>, String>> {
-        let Image { name, bytes } = match classify::read_image(path) {
+        let Image { name, bytes } = match read(path) {
             Ok(image) => image,
             Err(error) => return Ok(Err(format!("{error:#}"))),
         };
         let accept = header_pair(header::ACCEPT, "application/json");
-        let mut headers = HeaderMap::from_iter([accept.clone()]);
+        let token = self.token.clone().map(|token| (header::AUTHORIZATION, token));
+        let always = HeaderMap::from_iter([accept].into_iter().chain(token));
+        let mut headers = always.clone();
         // The body is the bare image; its name is in a header, if a header can contain it.
         if let Ok(disposition) =
             HeaderValue::from_str(&format!("attachment; filename=\"{}\"", name.replace('"', "_")))
@@ -192,7 +207,7 @@ impl<'a> Service<'a> {
                 202 => {
                     path = answer.location().context("a 202 without a Location")?;
                     (method, body) = (Method::GET, Pieces::default());
-                    headers = HeaderMap::from_iter([accept.clone()]);
+                    headers = always.clone();
                 }
                 429 | 503 => {}
                 status => return Ok(Err(format!("{status}: {}", answer.detail()))),
@@ -219,5 +234,14 @@ mod tests {
         );
         let json = serde_json::json!(Answer::of(Path::new("b.jpg"), Err("cut short".into()))).to_string();
         assert_eq!(json, r#"{"error":"cut short","name":"b.jpg"}"#);
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_empty_is_called_so_without_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = |name: &str| format!("{:#}", read(&folder.path().join(name)).unwrap_err());
+        std::fs::write(folder.path().join("empty.jpg"), b"").unwrap();
+        assert_eq!(said("empty.jpg"), "the file is empty");
+        assert!(said("none.jpg").starts_with("cannot be read: No such file"), "{}", said("none.jpg"));
     }
 }

@@ -9,17 +9,13 @@ use std::{ffi::OsStr, fs, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context;
 use eirs_load::{Expect, Options, Report, Truth, Url, images};
 use eirs_platform::settings::units;
-use hyper::header::HeaderValue;
 
 use self::{
     goals::Goals,
     live::{Extent, Live},
     rate::Rate,
 };
-use crate::{Exit, Stop, show};
-
-/// The variable with the token, unless a file contains it.
-const TOKEN_VARIABLE: &str = "EIRS_TOKEN";
+use crate::{Exit, Stop, bearer, show};
 
 /// Upload images, and report throughput, latency and accuracy
 ///
@@ -140,7 +136,7 @@ impl Load {
             duration: self.duration,
             concurrency,
             open,
-            token: self.service.token()?,
+            token: bearer::header(self.service.token_file.as_deref())?,
             field: self.service.field,
             bare: self.service.bare,
             unique: self.unique,
@@ -180,31 +176,6 @@ impl Load {
     }
 }
 
-impl Service {
-    /// Returns the header with the token. There is no flag for the token itself, because other
-    /// users can see the arguments of a process.
-    fn token(&self) -> anyhow::Result<Option<HeaderValue>> {
-        let (text, from) = match &self.token_file {
-            Some(file) => {
-                let text = fs::read_to_string(file);
-                let from = file.display().to_string();
-                (text.with_context(|| format!("--token-file {from}: cannot be read"))?, from)
-            }
-            None => match std::env::var(TOKEN_VARIABLE) {
-                Ok(text) => (text, format!("${TOKEN_VARIABLE}")),
-                Err(_not_set) => return Ok(None),
-            },
-        };
-        let token = text.trim();
-        anyhow::ensure!(!token.is_empty(), "{from}: contains no token");
-        let mut header = HeaderValue::from_str(&format!("Bearer {token}"))
-            .ok()
-            .with_context(|| format!("{from}: its content cannot be sent as a header"))?;
-        header.set_sensitive(true);
-        Ok(Some(header))
-    }
-}
-
 /// Formats the command so that a shell can run it again.
 fn command_line(arguments: impl Iterator<Item = impl AsRef<OsStr>>) -> String {
     let quoted = |(number, argument): (usize, _)| {
@@ -224,23 +195,5 @@ mod tests {
         let shown =
             command_line(["/usr/bin/eirs", "load", "--rate", "0..5@1m", "--expect", "it's (.*)", ""].iter());
         assert_eq!(shown, r"eirs load --rate 0..5@1m --expect 'it'\''s (.*)' ''");
-    }
-
-    #[test]
-    fn a_token_comes_from_a_file_without_its_line_end_and_is_not_shown() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let service = |path: &std::path::Path| Service {
-            field: "myfile".into(),
-            bare: false,
-            expect: None,
-            token_file: Some(path.to_owned()),
-        };
-        fs::write(&file, "s3cret\n").unwrap();
-        let header = service(file.path()).token().unwrap().unwrap();
-        assert_eq!(header, "Bearer s3cret");
-        assert!(!format!("{header:?}").contains("s3cret"));
-        fs::write(&file, "\n").unwrap();
-        let said = service(file.path()).token().unwrap_err().to_string();
-        assert!(said.ends_with("contains no token"), "{said}");
     }
 }

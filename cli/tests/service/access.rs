@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use eirs_harness::{Answer, Site, Web, eventually, form, image, request};
+use eirs_harness::{Answer, Site, Web, eventually, form, image, request, sample};
 
 /// Uploads an image without waiting, with these headers.
 fn upload(web: &Web, number: u32, headers: &[(&str, &str)]) -> Answer {
@@ -55,6 +55,33 @@ fn requests_without_a_valid_token_are_refused() {
         assert_eq!(web.get(open).status, 200, "{open}");
     }
     assert!(web.get("/metrics").body.contains("eirs_requests_turned_away_total{why=\"token\"} 5"));
+}
+
+#[test]
+fn the_command_line_classifies_with_a_token_of_its_environment_or_of_a_file() {
+    let site = site_with_tokens();
+    let token = eirs_token(&site, &["add", "ci"]);
+    let (web, _worker) = (site.web(), site.worker());
+    let folder = site.folder.path();
+    fs::write(folder.join("heart.jpg"), sample("heart_0.jpg")).expect("an image");
+    fs::write(folder.join("token.txt"), &token).expect("a token");
+    let url = format!("http://{}", web.address);
+    let classify = |arguments: &[&str], token: &str| {
+        let mut command = site.command("eirs");
+        command.args(["classify", "heart.jpg", "--url", &url]).args(arguments);
+        if !token.is_empty() {
+            command.env("EIRS_TOKEN", token);
+        }
+        let output = command.output().expect("it runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let (code, said) = classify(&[], "");
+    assert!(code == Some(1) && said.contains("needs a token"), "{said}");
+    for (arguments, token) in [(&[][..], token.as_str()), (&["--token-file", "token.txt"], "")] {
+        let (code, said) = classify(arguments, token);
+        assert!(code == Some(0) && said.starts_with("heart.jpg: noop"), "{said}");
+    }
 }
 
 /// An escaped and a plain path are the same, also for access control.

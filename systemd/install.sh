@@ -46,8 +46,8 @@ put_edited() {
 
 put_documents() {
     doc=$prefix/share/doc/eirs
-    for file in README.md CHANGELOG.md ARCHITECTURE.md CONTRIBUTING.md SECURITY.md STYLE.md LICENSE docs/*.md docs/page.png models/README.md policies/README.md systemd/README.md \
-        policies/examples/*.toml; do
+    for file in README.md CHANGELOG.md ARCHITECTURE.md CONTRIBUTING.md SECURITY.md STYLE.md LICENSE docs/*.* docs/decisions/*.md \
+        models/README.md policies/README.md systemd/README.md policies/examples/*.toml; do
         put "$file" "$doc/$file"
     done
     for file in worker/examples/script/*.py; do put "$file" "$prefix/share/eirs/$(basename "$file")" 755; done

@@ -40,6 +40,10 @@ fn an_installation_with_destdir_is_complete_and_its_removal_keeps_edited_files()
         assert!(there("/opt/eirs/lib").join(file).exists(), "{file}");
     }
 
+    for file in ["METRICS.md", "alerts.yml", "grafana-dashboard.json", "decisions/0001-embedded-queue.md"] {
+        assert!(there("/opt/eirs/share/doc/eirs/docs").join(file).exists(), "{file}");
+    }
+
     for (file, word) in [
         ("bash-completion/completions/eirs", "dead-letters"),
         ("zsh/site-functions/_eirs", "#compdef eirs"),

@@ -153,7 +153,7 @@ fn read_file(path: &Path) -> Result<Layer, Vec<String>> {
     }
     let table = File::from_str(&text, FileFormat::Toml)
         .collect()
-        .map_err(|error| vec![format!("{shown}: {}", unreadable(&error.to_string(), &text))])?;
+        .map_err(|error| vec![not_toml(&shown.to_string(), &error.to_string(), &text)])?;
     let mut leaves = Vec::new();
     flatten(&shown.to_string(), "", table, &mut leaves);
     Ok(Layer(leaves))
@@ -174,6 +174,19 @@ fn unreadable(error_text: &str, text: &str) -> String {
         }
         None => "it has a number beyond what a setting can have".to_owned(),
     }
+}
+
+/// The error of the parser, which is a small picture, as one sentence with file and line.
+fn not_toml(shown: &str, error: &str, text: &str) -> String {
+    let line = error.strip_prefix("TOML parse error at line ").and_then(|rest| rest.split(',').next());
+    let (Some(line), Some(why)) =
+        (line.and_then(|line| line.parse::<usize>().ok()), error.trim_end().lines().last())
+    else {
+        return format!("{shown}: {}", unreadable(error, text));
+    };
+    let quoted = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().trim();
+    let hint = if why == "duplicate key" { "; a section or key may occur only once" } else { "" };
+    format!("{shown}:{line}: is not TOML: {why}: `{quoted}`{hint}")
 }
 
 fn flatten(origin: &str, prefix: &str, table: Map<String, Value>, leaves: &mut Vec<(String, String, Value)>) {

@@ -223,3 +223,11 @@ fn a_missing_file_that_was_named_is_an_error() {
     let error = Layers::of(Some(Path::new("/nowhere/eirs.toml")), &[]).load().unwrap_err();
     assert!(error.to_string().starts_with("/nowhere/eirs.toml: cannot be read"), "{error}");
 }
+
+#[test]
+fn what_is_not_toml_is_one_sentence_with_file_and_line() {
+    let error = load("[web]\nlisten = \"127.0.0.1:8000\"\n[web]\n", &[]).unwrap_err().to_string();
+    assert!(error.contains("eirs.toml:3: is not TOML: duplicate key: `[web]`; "), "{error}");
+    let error = load("[web]\nlisten = \n", &[]).unwrap_err().to_string();
+    assert!(error.contains("eirs.toml:2: is not TOML: ") && error.lines().count() == 1, "{error}");
+}

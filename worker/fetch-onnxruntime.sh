@@ -9,7 +9,7 @@ if ls "$cache"/libonnxruntime.so* >/dev/null 2>&1; then
     exit 0
 fi
 without() {
-    echo "ONNX Runtime: $1; going on without it, inference is some four times slower"
+    echo "ONNX Runtime: $1; going on without it, inference is about four times slower"
     exit 0
 }
 command -v python3 >/dev/null 2>&1 || without "there is no python3 to fetch it with"

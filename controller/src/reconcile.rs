@@ -314,9 +314,13 @@ impl Controller {
 /// The summary for `systemctl status`, in one line.
 fn summary(plan: &Plan, operator: &Operator) -> String {
     let pool = |(name, pool): (&String, &PoolPlan)| {
-        let jobs = pool.depth.map_or_else(|| "?".to_owned(), |depth| depth.backlog().to_string());
+        let jobs = match pool.depth.map(|depth| depth.backlog()) {
+            None => "? jobs".to_owned(),
+            Some(1) => "1 job".to_owned(),
+            Some(jobs) => format!("{jobs} jobs"),
+        };
         let paused = if operator.paused(name).is_some() { " (paused)" } else { "" };
-        format!("{name}: {jobs} jobs, {} of {} running{paused}", pool.running(), pool.desired)
+        format!("{name}: {jobs}, {} of {} running{paused}", pool.running(), pool.desired)
     };
     plan.pools.iter().map(pool).collect::<Vec<_>>().join("; ")
 }

@@ -91,7 +91,7 @@ impl Kind {
                 "{name} is not supported; convert it to JPEG or PNG (EIRS reads \
                     {READ_IN_WORDS})"
             )),
-            Self::NoImage => Some(format!("EIRS does not read this image type; it reads {READ_IN_WORDS}")),
+            Self::NoImage => Some(format!("this is not an image of a type that EIRS reads: {READ_IN_WORDS}")),
         }
     }
 }

@@ -156,8 +156,9 @@ impl CordonCommand {
             }
         })?;
         let (names, are) = names(&self.instances);
+        let them = if self.instances.len() == 1 { "it" } else { "them" };
         let and = if self.drain { " and drained" } else { "" };
-        let sentence = format!("{names} {are} cordoned{and}; `eirs uncordon` releases them.");
+        let sentence = format!("{names} {are} cordoned{and}; `eirs uncordon` releases {them}.");
         Ok(ordered(self.voice, &settings, &orders, sentence))
     }
 }

@@ -24,7 +24,7 @@ use crate::{
 /// Create, list and revoke tokens for clients
 ///
 /// Once `web.tokens` names their file, an upload without a token is refused. A change takes effect
-/// within a second or two, without a restart.
+/// within two or three seconds, without a restart.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
     Add(Add),
@@ -166,7 +166,7 @@ impl Revoke {
             Ok(())
         })?;
         self.voice.tell(&json!({ "file": file, "revoked": self.name }), || {
-            format!("`{}` is revoked; the web server knows within a second or two", self.name)
+            format!("`{}` is revoked; the web server knows within three seconds", self.name)
         });
         Ok(Exit::Ok)
     }

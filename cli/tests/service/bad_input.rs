@@ -5,7 +5,7 @@ fn other_files_are_refused_before_anything_is_stored() {
     let site = Site::new();
     let web = site.web();
     for (body, status, hint) in [
-        (&b"hello, world"[..], 415, "does not read this image type"),
+        (&b"hello, world"[..], 415, "not an image of a type that EIRS reads"),
         (b"", 400, "image"),
         (b"%PDF-1.7", 415, "JPEG, PNG, WebP, GIF, BMP"),
         (b"\xff\x0a\xfa", 415, "JPEG XL is not supported; convert it to JPEG"),

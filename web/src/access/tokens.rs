@@ -1,5 +1,5 @@
 //! Authenticates clients by their token. The file is read again when it changes, so a revocation
-//! takes effect within a second or two.
+//! takes effect within two or three seconds.
 
 use std::{path::Path, sync::Arc};
 

@@ -75,7 +75,7 @@ impl Form {
             if !self.taken.set(kept as u64) {
                 return Err(no_room(&eirs_platform::Error::unavailable(
                     "reading a form",
-                    "no memory is left",
+                    "other uploads take all of `web.upload_memory`",
                 )));
             }
         }

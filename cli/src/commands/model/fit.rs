@@ -22,11 +22,11 @@ const IMAGES: u64 = 80;
 /// Number of lines in the table.
 const SHOWN: usize = 10;
 
-/// Find out how a model wants its images: try the usual ways on images whose labels are known
+/// Find the preprocessing of a model: try the usual ways on images whose labels are known
 ///
-/// Each way to prepare an image (order of colours, scale and mean, how it is cut, filter)
-/// classifies all images; the one that names most of them rightly, with the most confidence, is the
-/// one that the model was trained with.
+/// All images are classified with each way to prepare an image (order of the colours, scale and
+/// mean, crop, filter). The model was most likely trained with the way that labels the most images
+/// correctly, with the highest confidence.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
                         eirs model fit pets.onnx --labels pets.txt --images photos/     (photos/cat/1.jpg, \
@@ -35,10 +35,10 @@ const SHOWN: usize = 10;
 pub struct Fit {
     #[command(flatten)]
     which: Which,
-    /// A folder of images, in sub-folders that are called as the labels are
+    /// A folder of images, in subfolders with the names of the labels
     #[arg(long, value_name = "FOLDER")]
     images: PathBuf,
-    /// A file with a name and the right label of each image, instead of sub-folders
+    /// A file with the name and the correct label of each image, instead of subfolders
     #[arg(long, value_name = "FILE")]
     truth: Option<PathBuf>,
     /// Use at most this many images, spread over the labels
@@ -47,8 +47,8 @@ pub struct Fit {
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     most: u64,
-    /// Write what was found into this settings file, which is made if need be; other keys of it
-    /// stay as they are
+    /// Write the settings that were found into this file, which is created if it does not exist;
+    /// its other keys stay as they are
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
     #[command(flatten)]
@@ -164,7 +164,7 @@ fn hints(trials: &[Trial], labels: &[String]) -> Vec<String> {
     let equals = trials.iter().filter(|trial| trial.right == best.right).count();
     if equals > 1 {
         hints.push(format!(
-            "hint: {equals} ways name as many images rightly, and their confidence decides; more images \
+            "hint: {equals} ways label as many images correctly, and their confidence decides; more images \
              would say more"
         ));
     }

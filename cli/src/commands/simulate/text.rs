@@ -58,10 +58,10 @@ fn prices(report: &Report) -> String {
     };
     let ratio = |Ratio { found, most }: Ratio| format!("{found:.2} (at most {most:.2})");
     format!(
-        "policy over who knows the future and is as fast (price of ignorance): {}\n\
-         who is as fast over who only keeps the SLO (price of speed): {}\n\
-         policy over the best plan as fast in which no start precedes its job: {}\n\
-         disks, for everybody and not in the cost: {:.4} USD\n{launched}",
+        "price of ignorance (policy / as fast): {}\n\
+         price of speed (as fast / clairvoyant): {}\n\
+         policy / online: {}\n\
+         disks, in no cost above and the same for every row: {:.4} USD\n{launched}",
         ratio(ignorance),
         ratio(speed),
         ratio(online),

@@ -17,7 +17,7 @@ pub struct Arguments {
     #[command(flatten)]
     pub daemon: Flags,
     /// The folder of the policy files (controller.policies).
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "FOLDER")]
     pub policies: Option<PathBuf>,
     /// Maximum instances of all pools together, 0 for no limit (controller.instance_limit).
     #[arg(long, value_name = "N")]

@@ -13,7 +13,7 @@ use crate::{
 /// The flags of every daemon.
 #[derive(Debug, Clone, Args)]
 pub struct Flags {
-    /// The settings file [default: $EIRS_CONFIG, or else /etc/eirs/eirs.toml if there is one]
+    /// The settings file [default: $EIRS_CONFIG, or /etc/eirs/eirs.toml if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The state folder of the local backend (local.state)

@@ -31,7 +31,7 @@ pub(crate) struct Completions {
 #[command(after_help = "Examples:\n  eirs man | man -l -\n  eirs man ~/.local/share/man/man1")]
 pub(crate) struct ManCommand {
     /// The folder for all pages; created if it does not exist
-    #[arg(value_name = "DIR")]
+    #[arg(value_name = "FOLDER")]
     folder: Option<PathBuf>,
 }
 

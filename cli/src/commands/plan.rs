@@ -32,12 +32,12 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(
     name = "plan",
-    after_help = "Examples:\n  eirs plan\n  eirs plan --policies policies/examples    what other \
-        policies would do with the current queue and fleet"
+    after_help = "Examples:\n  eirs plan\n  eirs plan --policies new-policies    what other policies \
+        would do with the current queue"
 )]
 pub(crate) struct PlanCommand {
     /// A folder of policies to use instead of those in force
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "FOLDER")]
     policies: Option<PathBuf>,
     #[command(flatten)]
     voice: Voice,

@@ -13,7 +13,7 @@ use crate::{
     show::{self, Voice},
 };
 
-/// Check policies
+/// Check policies, or try a new one on the recording
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
     Check(Check),
@@ -25,7 +25,7 @@ pub enum PolicyCommand {
 #[command(after_help = "Example:\n  eirs policy check policies && systemctl reload eirs-controller")]
 pub struct Check {
     /// The folder, or one file [default: the folder of the settings]
-    #[arg(value_name = "DIR|FILE")]
+    #[arg(value_name = "FOLDER|FILE")]
     path: Option<PathBuf>,
     #[command(flatten)]
     voice: Voice,

@@ -87,7 +87,7 @@ pub(crate) struct Setup {
 enum Print {
     /// The permissions of workers, web hosts and setup itself, as IAM policies
     Iam,
-    /// All that setup makes beside images, machines and the key, as a template of CloudFormation
+    /// All that setup makes, except images, machines and the key, as a template of CloudFormation
     Cloudformation,
     /// Alarms about the web host, as a template of CloudFormation
     Alarm,

@@ -43,15 +43,14 @@ const MOST_JOBS: u64 = 200_000;
 #[command(after_help = "Examples:\n  eirs simulate --trace diurnal\n  \
                   eirs simulate --policy policies --trace arrivals.csv --service-time 800ms~exp --json\n  \
                   eirs simulate --trace burst:500/10m@2h --set pool.max=15 --set scale_in.idle=30s\n\n\
-                  A trace is a CSV file (`t_seconds,count`, or one column of arrival times in seconds), the \
-                  controller's\n\
-                  recording (*.jsonl, or a folder of them), or a generator: \
+                  A trace is a CSV file (`t_seconds,count`, or one column of arrival times in seconds),\n\
+                  the controller's recording (*.jsonl, or a folder of them), or a generator:\n\
                   KIND[:RATE][,KEY=VALUE][@LENGTH]\n  \
                   constant:5/s@1h   poisson:300/m@1h   diurnal:0..5/s,period=24h@24h\n  \
                   burst:300/10m@1h   onoff:4/s,on=5m,off=15m@2h")]
 pub(crate) struct Simulate {
     /// The policy, or a folder of policies [default: the folder of the settings]
-    #[arg(long, value_name = "FILE|DIR")]
+    #[arg(long, value_name = "FILE|FOLDER")]
     policy: Option<PathBuf>,
     /// The pool of the folder, and of the recording [default: `default`, or the only one]
     #[arg(long, value_name = "NAME")]

@@ -26,10 +26,11 @@ use crate::{
 
 /// Give the machines of an installation a new model, new settings or a new version
 ///
-/// Bakes an image, launches one machine of it and tries that: with images whose labels are known
-/// (setup.update.check_images), with those that were uploaded lately, and by its speed. Nothing
-/// that it answers is stored. When it is good the others are replaced in waves, those that run too;
-/// when it is not, all stays as it was. An update that was interrupted is run again.
+/// Bakes an image, launches one machine from it and tests that machine: with images whose labels
+/// are known (setup.update.check_images), with images that were uploaded lately, and for speed. The
+/// results of the test are not stored. If it passes, the other machines are replaced in waves,
+/// including those that are running; if it fails, nothing changes. After an interruption, run it
+/// again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  eirs --config eirs-eu-central-1.toml update --plan\n  \
     eirs --config eirs-eu-central-1.toml update --wave 2\n  \
@@ -38,27 +39,27 @@ pub(crate) struct UpdateCommand {
     /// Only show what would be done
     #[arg(long)]
     plan: bool,
-    /// Do it without asking
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
     #[command(flatten)]
     voice: Voice,
-    /// How many machines are replaced at once (setup.update.wave)
+    /// How many machines to replace at once (setup.update.wave)
     #[arg(long, value_name = "COUNT")]
     wave: Option<u32>,
-    /// Bake on the system's newest image, and not on the one that was used before
+    /// Build on the newest image of the system, not on the one used before
     #[arg(long)]
     new_base: bool,
-    /// Show how far the last update is
+    /// Show the progress of the last update
     #[arg(long, group = "verb")]
     status: bool,
-    /// Make the update that is under way rest after the step that it is at
+    /// Pause the running update after its current step
     #[arg(long, group = "verb")]
     pause: bool,
-    /// Let it go on
+    /// Continue a paused update
     #[arg(long, group = "verb")]
     resume: bool,
-    /// Bring the machines back to the image of before
+    /// Return the machines to the image before the update
     #[arg(long, group = "verb")]
     rollback: bool,
 }

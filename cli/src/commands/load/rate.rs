@@ -35,10 +35,10 @@ pub(super) struct Rate {
 /// How the uploads of a rate are spread over time.
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
 enum Spacing {
-    /// As far from each other as the rate says
+    /// At equal distances
     #[default]
     Even,
-    /// At random and without memory, as those of many people are
+    /// At random, as those of many independent clients
     Poisson,
 }
 

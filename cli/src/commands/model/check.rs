@@ -9,8 +9,7 @@ use crate::{Exit, Global, Stop, show::Voice};
 
 /// Load a model as a worker would, show what it is, and classify an image with it
 ///
-/// A model that gives nonsense was mostly fed wrongly: `eirs model fit` finds out how it wants to
-/// be fed.
+/// Wrong labels mostly come from wrong preprocessing: `eirs model fit` finds the right one.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  eirs model check mobilenet.onnx --labels labels.txt --image cat.jpg\n  \
@@ -25,8 +24,7 @@ pub struct Check {
     /// An image to classify; with --engines there may be several
     #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,
-    /// Run the model on both engines and compare what they give, with pictures made for it where no
-    /// image is given
+    /// Run the model on both engines and compare the results; without --image, on generated images
     #[arg(long)]
     engines: bool,
     #[command(flatten)]

@@ -15,12 +15,11 @@ use crate::{
     show::{self, Voice},
 };
 
-/// Replay the recording under the policy in force and under a new one, and end with 1 where the new
-/// one is worse
+/// Replay the recording under the policy in force and under a new one; exit code 1 if the new one
+/// is worse
 ///
-/// Arrivals, service times and start delays are those that the controller recorded. What is worse
-/// is said by two limits: what the new policy may cost beyond the old one, and how much less of the
-/// jobs may be within the goal.
+/// Arrivals, service times and start delays are those that the controller recorded. Two limits say
+/// what is worse: how much more the new policy may cost, and how many fewer jobs may meet the goal.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  eirs policy try new/default.toml\n  \
                   eirs policy try new.toml --pool default --slo-p95 20s --most-cost 1.0 && cp new.toml \
@@ -29,11 +28,11 @@ pub struct Try {
     /// The new policy
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// The pool that it is for [default: the file's name]
+    /// The pool of the policy [default: the file's name]
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
-    /// Another trace than the controller's recording: a file, a folder, or a generator, as `eirs
-    /// simulate` takes it
+    /// A trace instead of the controller's recording: a file, a folder or a generator, as in `eirs
+    /// simulate`
     #[arg(long, value_name = "TRACE")]
     trace: Option<String>,
     /// The latency that a job must not exceed
@@ -42,7 +41,7 @@ pub struct Try {
     /// The most that the new policy may cost, as a multiple of the old one
     #[arg(long, value_name = "RATIO", default_value_t = 1.05, value_parser = limit)]
     most_cost: f64,
-    /// How much less of the jobs may be within the goal, in percentage points
+    /// By how many percentage points the share of jobs that meet the goal may fall
     #[arg(long, value_name = "POINTS", default_value_t = 0.5, value_parser = limit)]
     most_late: f64,
     #[command(flatten)]

@@ -250,29 +250,31 @@ impl Tensor {
         /// The numbers of the element types in onnx.proto.
         const F32: u64 = 1;
         const F64: u64 = 11;
-        let (mut tensor, mut kind, mut raw) = (Self::default(), 0, None);
+        let (mut tensor, mut kind, mut elements) = (Self::default(), 0, Vec::new());
         while let Some((number, value)) = reader.field(end)? {
+            // More than one is not counted.
+            elements.truncate(2);
             match (number, value) {
                 (2, Value::Number(number)) => kind = number,
                 (6, Value::Until(end)) => tensor.texts.push(reader.text(end)?),
                 (8, Value::Until(end)) => tensor.name = reader.text(end)?,
                 // Floats are in a field of their type, packed or not, or in the raw bytes.
-                (4, Value::Float(bits)) => raw = Some(u64::from(bits)),
-                (10, Value::Double(bits)) => raw = Some(bits),
+                (4, Value::Float(bits)) => elements.push((F32, u64::from(bits))),
+                (10, Value::Double(bits)) => elements.push((F64, bits)),
                 (4 | 9 | 10, Value::Until(end)) => match reader.left(end) {
-                    4 => raw = Some(u32::from_le_bytes(reader.bytes()?).into()),
-                    8 => raw = Some(u64::from_le_bytes(reader.bytes()?)),
+                    4 => elements.push((F32, u32::from_le_bytes(reader.bytes()?).into())),
+                    8 => elements.push((F64, u64::from_le_bytes(reader.bytes()?))),
                     _ => reader.skip(end)?,
                 },
                 (_, Value::Until(end)) => reader.skip(end)?,
                 _ => {}
             }
         }
-        tensor.number = raw.and_then(|bits| match kind {
-            F32 => Some(f32::from_bits(u32::try_from(bits).ok()?).into()),
-            F64 => Some(f64::from_bits(bits)),
+        tensor.number = match elements[..] {
+            [(F32, bits)] if kind == F32 => u32::try_from(bits).ok().map(|bits| f32::from_bits(bits).into()),
+            [(F64, bits)] if kind == F64 => Some(f64::from_bits(bits)),
             _ => None,
-        });
+        };
         Ok(tensor)
     }
 }

@@ -81,7 +81,7 @@ fn other_broken_and_empty_files_have_clear_errors() {
     });
     visit.pick(&paths);
     let entries = visit.settled(4);
-    for (entry, hint) in entries.iter().zip(["not an image", "image type", "image", "empty"]) {
+    for (entry, hint) in entries.iter().zip(["not an image", "not an image of a type", "image", "empty"]) {
         let error = entry.error.as_deref().unwrap_or_default();
         let is_plain =
             error.contains(hint) && !error.contains(['{', '<']) && !error.contains("the server answered");

@@ -54,7 +54,7 @@ fn a_hanging_service_is_killed_by_the_watchdog_and_restarted() {
 
 #[test]
 fn bad_settings_fail_with_78_and_the_key_and_without_restarts() {
-    let Some(machine) = Plan::with_script("echo cat").boot() else { return };
+    let Some(machine) = Plan::with_model().boot() else { return };
     let good = machine.read("/etc/eirs/eirs.toml");
     machine.write(
         "/etc/eirs/eirs.toml",

@@ -33,7 +33,7 @@ use eirs_platform::{
 
 use self::{
     engines::Candidate,
-    form::{Ending, Form},
+    form::Ending,
     graph::Graph,
     input::{Element, Input},
     labels::Labels,
@@ -320,7 +320,7 @@ impl From<anyhow::Error> for Trouble {
 struct Scores {
     /// The number of scores per image.
     classes: usize,
-    form: anyhow::Result<Form>,
+    form: anyhow::Result<settings::Scores>,
     /// The labels, if the model outputs a name with each score.
     names: Option<Vec<String>>,
     /// The scores of test runs, if the form was not certain without them.

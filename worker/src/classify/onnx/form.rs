@@ -3,43 +3,13 @@
 //! wrong guess can invert the ranking: a softmax of distances still has a best label.
 
 use anyhow::bail;
+use eirs_platform::settings::Scores;
 
 use super::graph::{Graph, Node};
 use crate::classify::Port;
 
 /// Maximum number of nodes to visit on the way back from an output.
 const STEPS_MAX: usize = 256;
-
-/// The form of the scores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// Converted to confidences by a softmax.
-    Logits,
-    /// Confidences, either of exclusive labels or of independent ones.
-    Probabilities,
-    LogProbabilities,
-    /// The smallest value is the best.
-    NegativeLogProbabilities,
-    Percent,
-    /// Confidences in the range 0 to 255.
-    Bytes,
-    /// Converted to independent confidences by a sigmoid.
-    Sigmoid,
-}
-
-impl Form {
-    pub(super) fn describe(self) -> &'static str {
-        match self {
-            Self::Logits => "logits, through a softmax",
-            Self::Probabilities => "confidences",
-            Self::LogProbabilities => "logarithms of confidences",
-            Self::NegativeLogProbabilities => "negative logarithms of confidences",
-            Self::Percent => "confidences in percent",
-            Self::Bytes => "confidences from 0 to 255",
-            Self::Sigmoid => "one logit for each label, through a sigmoid",
-        }
-    }
-}
 
 /// The end of the graph before an output, as far as it shows the form of the scores.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,7 +23,7 @@ pub(super) struct Ending<'a> {
     /// Whether the last operator cannot be looked into.
     is_opaque: bool,
     /// The form, if the graph alone is enough.
-    certain: Option<Form>,
+    certain: Option<Scores>,
 }
 
 impl<'a> Ending<'a> {
@@ -74,7 +44,7 @@ impl<'a> Ending<'a> {
     }
 
     /// Returns the form and the number of scores per image, if the graph alone is enough.
-    pub(super) fn certain(&self, port: &Port) -> Option<(Form, usize)> {
+    pub(super) fn certain(&self, port: &Port) -> Option<(Scores, usize)> {
         match port.shape[..] {
             [_, Some(classes)] if classes > 1 => Some((self.certain?, classes)),
             _ => None,
@@ -83,17 +53,17 @@ impl<'a> Ending<'a> {
 }
 
 /// Returns the form of an output with the shape [images, labels], if the graph alone shows it.
-fn certain(graph: &Graph, port: &Port) -> Option<Form> {
+fn certain(graph: &Graph, port: &Port) -> Option<Scores> {
     let direct = graph.maker(&port.name)?;
     if is_linear(graph, &port.name) {
-        return Some(Form::Logits);
+        return Some(Scores::Logits);
     }
     let is_along_labels = matches!(direct.number("axis"), None | Some(-1 | 1));
     match direct.operator.as_str() {
         _ if !direct.domain.is_empty() => None,
-        "Softmax" if is_along_labels => Some(Form::Probabilities),
-        "LogSoftmax" if is_along_labels => Some(Form::LogProbabilities),
-        "Sigmoid" | "HardSigmoid" => Some(Form::Probabilities),
+        "Softmax" if is_along_labels => Some(Scores::Probabilities),
+        "LogSoftmax" if is_along_labels => Some(Scores::LogProbabilities),
+        "Sigmoid" | "HardSigmoid" => Some(Scores::Probabilities),
         _ => None,
     }
 }
@@ -149,7 +119,7 @@ fn confidences<'a>(graph: &'a Graph, value: &str, steps: &mut usize) -> Option<(
 }
 
 /// Returns the only possible form of the scores of a few images, each a list of at least one score.
-pub(super) fn found(seen: &[Vec<f32>], ending: &Ending<'_>) -> anyhow::Result<Form> {
+pub(super) fn found(seen: &[Vec<f32>], ending: &Ending<'_>) -> anyhow::Result<Scores> {
     let all = |holds: &dyn Fn(&[f32]) -> bool| !seen.is_empty() && seen.iter().all(|scores| holds(scores));
     let single = seen.first().is_some_and(|scores| scores.len() == 1);
     let in_unit = all(&|scores| scores.iter().all(|score| (-1e-6..=1.0 + 1e-3).contains(score)));
@@ -161,17 +131,17 @@ pub(super) fn found(seen: &[Vec<f32>], ending: &Ending<'_>) -> anyhow::Result<Fo
     };
     let is_sum = |least: f32| all(&|scores| scores.iter().sum::<f32>() > least);
     Ok(match (ending.confidences, ending.last) {
-        _ if whole(1.0) => Form::Probabilities,
-        (Some("Sigmoid" | "HardSigmoid"), _) if !ending.is_computed && in_unit => Form::Probabilities,
+        _ if whole(1.0) => Scores::Probabilities,
+        (Some("Sigmoid" | "HardSigmoid"), _) if !ending.is_computed && in_unit => Scores::Probabilities,
         // A part of the distribution, or quantised. Along another axis, each score would be 1.
-        (Some("Softmax"), _) if !ending.is_computed && in_unit && !is_sum(1.5) => Form::Probabilities,
-        _ if whole(100.0) => Form::Percent,
-        _ if whole(255.0) => Form::Bytes,
-        _ if exponentials(1.0, 1e-3) => Form::LogProbabilities,
+        (Some("Softmax"), _) if !ending.is_computed && in_unit && !is_sum(1.5) => Scores::Probabilities,
+        _ if whole(100.0) => Scores::Percent,
+        _ if whole(255.0) => Scores::Bytes,
+        _ if exponentials(1.0, 1e-3) => Scores::LogProbabilities,
         // A softmax of these would invert the order, so the tolerance is wide: a false alarm is
         // safer.
-        _ if exponentials(-1.0, 0.02) => Form::NegativeLogProbabilities,
-        (Some("LogSoftmax"), _) if !ending.is_computed && !single => Form::LogProbabilities,
+        _ if exponentials(-1.0, 0.02) => Scores::NegativeLogProbabilities,
+        (Some("LogSoftmax"), _) if !ending.is_computed && !single => Scores::LogProbabilities,
         (Some(operator), _) => bail!(
             "is computed of confidences ({operator}), and what it is then cannot be seen; set scores to what \
              it is, or export the model with the confidences as its output"
@@ -188,8 +158,8 @@ pub(super) fn found(seen: &[Vec<f32>], ending: &Ending<'_>) -> anyhow::Result<Fo
              is, or export the model with confidences as its output",
             seen[0].iter().sum::<f32>()
         ),
-        _ if single => Form::Sigmoid,
-        _ => Form::Logits,
+        _ if single => Scores::Sigmoid,
+        _ => Scores::Logits,
     })
 }
 
@@ -197,9 +167,9 @@ pub(super) fn found(seen: &[Vec<f32>], ending: &Ending<'_>) -> anyhow::Result<Fo
 /// it: they can only be logits, or they match the last operator.
 pub(super) fn are_clear(scores: &[f32], ending: &Ending<'_>) -> bool {
     match (found(&[scores.to_vec()], ending), ending.last) {
-        (Ok(Form::Logits), _) => !is_direction(scores) && scores.iter().any(|score| *score < 0.0),
-        (Ok(Form::Probabilities), Some("Softmax" | "Sigmoid" | "HardSigmoid")) => true,
-        (Ok(Form::LogProbabilities), Some("LogSoftmax")) => true,
+        (Ok(Scores::Logits), _) => !is_direction(scores) && scores.iter().any(|score| *score < 0.0),
+        (Ok(Scores::Probabilities), Some("Softmax" | "Sigmoid" | "HardSigmoid")) => true,
+        (Ok(Scores::LogProbabilities), Some("LogSoftmax")) => true,
         // For a single score, only the operator matters.
         (found, _) => scores.len() == 1 && found.is_ok(),
     }
@@ -265,20 +235,20 @@ mod tests {
     #[test]
     fn the_form_is_found_from_the_scores() {
         for (seen, ending, expected) in [
-            (each(&TWO, |p| p), of("Div"), Form::Probabilities),
-            (each(&TWO, |p| p), of("Softmax"), Form::Probabilities),
-            (each(&TWO, |p| p * 100.0), computed("Softmax"), Form::Percent),
-            (each(&TWO, |p| p * 255.0), computed("Softmax"), Form::Bytes),
-            (each(&TWO, f32::ln), of("LogSoftmax"), Form::LogProbabilities),
-            (each(&TWO, f32::ln), of("Log"), Form::LogProbabilities),
-            (each(&TWO, |p| -p.ln()), computed("LogSoftmax"), Form::NegativeLogProbabilities),
-            (each(&TWO, |p| -p.ln()), of("Neg"), Form::NegativeLogProbabilities),
-            (vec![vec![0.2, 0.3, 0.3]], of("Softmax"), Form::Probabilities),
-            (vec![vec![0.2, 0.9, 0.4]], of("Sigmoid"), Form::Probabilities),
-            (vec![vec![0.2, 0.9, 0.4]], of("Gemm"), Form::Logits),
-            (vec![vec![7.0, 0.0, 3.0], vec![0.0, 0.0, 9.0]], of("Relu"), Form::Logits),
-            (vec![vec![0.2]], of("Sigmoid"), Form::Probabilities),
-            (vec![vec![0.2]], of("Gemm"), Form::Sigmoid),
+            (each(&TWO, |p| p), of("Div"), Scores::Probabilities),
+            (each(&TWO, |p| p), of("Softmax"), Scores::Probabilities),
+            (each(&TWO, |p| p * 100.0), computed("Softmax"), Scores::Percent),
+            (each(&TWO, |p| p * 255.0), computed("Softmax"), Scores::Bytes),
+            (each(&TWO, f32::ln), of("LogSoftmax"), Scores::LogProbabilities),
+            (each(&TWO, f32::ln), of("Log"), Scores::LogProbabilities),
+            (each(&TWO, |p| -p.ln()), computed("LogSoftmax"), Scores::NegativeLogProbabilities),
+            (each(&TWO, |p| -p.ln()), of("Neg"), Scores::NegativeLogProbabilities),
+            (vec![vec![0.2, 0.3, 0.3]], of("Softmax"), Scores::Probabilities),
+            (vec![vec![0.2, 0.9, 0.4]], of("Sigmoid"), Scores::Probabilities),
+            (vec![vec![0.2, 0.9, 0.4]], of("Gemm"), Scores::Logits),
+            (vec![vec![7.0, 0.0, 3.0], vec![0.0, 0.0, 9.0]], of("Relu"), Scores::Logits),
+            (vec![vec![0.2]], of("Sigmoid"), Scores::Probabilities),
+            (vec![vec![0.2]], of("Gemm"), Scores::Sigmoid),
         ] {
             assert_eq!(found(&seen, &ending).unwrap(), expected, "{seen:?}");
         }

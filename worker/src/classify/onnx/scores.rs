@@ -6,7 +6,7 @@ use eirs_platform::{
     settings::{Model, Scores},
 };
 
-use super::form::{Form, is_distribution};
+use super::form::is_distribution;
 use crate::classify::Failure;
 
 /// Tolerance beyond 0 and 1, for rounding in low-precision arithmetic.
@@ -15,7 +15,7 @@ const HAIR: f32 = 0.01;
 /// Converts scores to guesses.
 #[derive(Debug, Clone)]
 pub(super) struct Judge {
-    form: Form,
+    form: Scores,
     pub(super) labels: Vec<String>,
     /// The index of the label whose confidence a single score is.
     positive: Option<usize>,
@@ -31,23 +31,16 @@ impl Judge {
         mut labels: Vec<String>,
         indexed: bool,
         classes: usize,
-        found: anyhow::Result<Form>,
+        found: anyhow::Result<Scores>,
     ) -> anyhow::Result<Self> {
         let single = classes == 1;
         let set = model
             .scores
             .or(model.softmax.map(|softmax| if softmax { Scores::Logits } else { Scores::Probabilities }));
-        let form = match set {
+        let form = match set.map_or(found, Ok)? {
             // A softmax of one score is always 1.
-            Some(Scores::Logits) if single => Form::Sigmoid,
-            Some(Scores::Logits) => Form::Logits,
-            Some(Scores::Probabilities) => Form::Probabilities,
-            Some(Scores::LogProbabilities) => Form::LogProbabilities,
-            Some(Scores::NegativeLogProbabilities) => Form::NegativeLogProbabilities,
-            Some(Scores::Percent) => Form::Percent,
-            Some(Scores::Bytes) => Form::Bytes,
-            Some(Scores::Sigmoid) => Form::Sigmoid,
-            None => found?,
+            Scores::Logits if single => Scores::Sigmoid,
+            form => form,
         };
         let positive =
             if single { Some(positive(model.positive.as_deref(), &mut labels, indexed)?) } else { None };
@@ -66,7 +59,7 @@ impl Judge {
     }
 
     pub(super) fn describe(&self) -> String {
-        let mut text = self.form.describe().to_owned();
+        let mut text = describe(self.form).to_owned();
         if let Some(positive) = self.positive {
             text = format!("one number, {text}, of {:?}", self.labels[positive]);
         }
@@ -81,21 +74,21 @@ impl Judge {
     pub(super) fn confidences(&self, scores: &[f32]) -> Result<Vec<f32>, Failure> {
         // The logarithm of 0.
         let is_low = |score: &f32| match self.form {
-            Form::LogProbabilities => *score == f32::NEG_INFINITY,
-            Form::NegativeLogProbabilities => *score == f32::INFINITY,
+            Scores::LogProbabilities => *score == f32::NEG_INFINITY,
+            Scores::NegativeLogProbabilities => *score == f32::INFINITY,
             _ => false,
         };
         if scores.iter().any(|score| !score.is_finite() && !is_low(score)) {
             return Err(Failure::Failed("the model returned NaN or infinite numbers".to_owned()));
         }
         let mut confidences = match self.form {
-            Form::Logits => softmax_of(scores),
-            Form::Probabilities => scores.to_vec(),
-            Form::LogProbabilities => scores.iter().map(|score| score.exp()).collect(),
-            Form::NegativeLogProbabilities => scores.iter().map(|score| (-score).exp()).collect(),
-            Form::Percent => scores.iter().map(|score| score / 100.0).collect(),
-            Form::Bytes => scores.iter().map(|score| score / 255.0).collect(),
-            Form::Sigmoid => scores.iter().map(|score| 1.0 / (1.0 + (-score).exp())).collect(),
+            Scores::Logits => softmax_of(scores),
+            Scores::Probabilities => scores.to_vec(),
+            Scores::LogProbabilities => scores.iter().map(|score| score.exp()).collect(),
+            Scores::NegativeLogProbabilities => scores.iter().map(|score| (-score).exp()).collect(),
+            Scores::Percent => scores.iter().map(|score| score / 100.0).collect(),
+            Scores::Bytes => scores.iter().map(|score| score / 255.0).collect(),
+            Scores::Sigmoid => scores.iter().map(|score| 1.0 / (1.0 + (-score).exp())).collect(),
         };
         for confidence in &mut confidences {
             if !(-HAIR..=1.0 + HAIR).contains(confidence) {
@@ -139,10 +132,10 @@ impl Judge {
     pub(super) fn hints(&self, scores: &[f32]) -> Vec<String> {
         let mut hints = Vec::new();
         let sums_to_one = is_distribution(scores, 1.0);
-        if self.form == Form::Logits && sums_to_one && scores.len() > 1 {
+        if self.form == Scores::Logits && sums_to_one && scores.len() > 1 {
             hints.push("the outputs are confidences already: set scores = \"probabilities\"".to_owned());
         }
-        if self.form == Form::Probabilities
+        if self.form == Scores::Probabilities
             && scores.iter().any(|score| !(-HAIR..=1.0 + HAIR).contains(score))
         {
             hints.push("the outputs are no confidences: set scores = \"logits\"".to_owned());
@@ -150,7 +143,7 @@ impl Judge {
         let confidences = if sums_to_one { Ok(scores.to_vec()) } else { self.confidences(scores) };
         let best = confidences.unwrap_or_default().into_iter().fold(0.0, f32::max);
         // Hardly more than a uniform guess, and low in absolute terms.
-        if self.form != Form::Sigmoid && scores.len() > 1 && best < (1.2 / scores.len() as f32).max(0.25) {
+        if self.form != Scores::Sigmoid && scores.len() > 1 && best < (1.2 / scores.len() as f32).max(0.25) {
             hints.push(format!(
                 "the model is undecided (best guess {:.1} %): channels, divide_by, mean and std may differ \
                  from the training, or the image shows none of its labels",
@@ -158,6 +151,18 @@ impl Judge {
             ));
         }
         hints
+    }
+}
+
+fn describe(form: Scores) -> &'static str {
+    match form {
+        Scores::Logits => "logits, through a softmax",
+        Scores::Probabilities => "confidences",
+        Scores::LogProbabilities => "logarithms of confidences",
+        Scores::NegativeLogProbabilities => "negative logarithms of confidences",
+        Scores::Percent => "confidences in percent",
+        Scores::Bytes => "confidences from 0 to 255",
+        Scores::Sigmoid => "one logit for each label, through a sigmoid",
     }
 }
 
@@ -225,7 +230,7 @@ mod tests {
     }
 
     fn judge(model: &Model, classes: usize) -> Judge {
-        Judge::new(model, named(classes), false, classes, Ok(Form::Logits)).unwrap()
+        Judge::new(model, named(classes), false, classes, Ok(Scores::Logits)).unwrap()
     }
 
     proptest! {
@@ -269,7 +274,7 @@ mod tests {
         let both = |labels: &[&str], set: Option<&str>, indexed: bool| {
             let labels = labels.iter().map(|label| (*label).to_owned()).collect();
             let model = Model { positive: set.map(str::to_owned), ..Model::default() };
-            let judge = Judge::new(&model, labels, indexed, 1, Ok(Form::Probabilities));
+            let judge = Judge::new(&model, labels, indexed, 1, Ok(Scores::Probabilities));
             judge.map(|judge| judge.guesses(&judge.confidences(&[0.9]).unwrap())[0].label.clone())
         };
         assert_eq!(both(&["cat", "dog"], Some("Cat"), false).unwrap(), "cat");

@@ -223,13 +223,8 @@ fn begin(settings: &Model, order: Order) -> io::Result<(Box<dyn Process>, Vec<Ow
         let (process, pipes) = Apart::start(socket, &order)?;
         return Ok((Box::new(process), pipes));
     }
-    let mut child = order.spawn()?;
-    let pipes = [
-        child.stdin.take().map(OwnedFd::from),
-        child.stdout.take().map(OwnedFd::from),
-        child.stderr.take().map(OwnedFd::from),
-    ];
-    Ok((Box::new(Own::new(child, order.mark)), pipes.into_iter().flatten().collect()))
+    let (child, pipes) = order.spawn()?;
+    Ok((Box::new(Own::new(child, order.mark)), pipes))
 }
 
 /// Returns whether the exit code asks for a later attempt (`EX_TEMPFAIL` of sysexits.h).

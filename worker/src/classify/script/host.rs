@@ -66,20 +66,15 @@ fn run(connection: &OwnedFd, open: fn() -> Option<IpAddr>) -> io::Result<()> {
             .map_err(|error| error.to_string()),
     };
     match started {
-        Ok(child) => attend(child, &order.mark, connection),
+        Ok((child, pipes)) => attend(child, pipes, &order.mark, connection),
         Err(why) => send(connection, &Reply::Refused(why), &[]),
     }
 }
 
 /// Attends a run until its end.
-fn attend(mut child: Child, mark: &str, connection: &OwnedFd) -> io::Result<()> {
+fn attend(mut child: Child, pipes: Vec<OwnedFd>, mark: &str, connection: &OwnedFd) -> io::Result<()> {
     let group = Pid::from_child(&child);
-    let pipes = [
-        child.stdin.take().map(OwnedFd::from),
-        child.stdout.take().map(OwnedFd::from),
-        child.stderr.take().map(OwnedFd::from),
-    ];
-    let lent: Vec<_> = pipes.iter().flatten().map(AsFd::as_fd).collect();
+    let lent: Vec<_> = pipes.iter().map(AsFd::as_fd).collect();
     let told = send(connection, &Reply::Started, &lent);
     drop(pipes);
     let left = told.is_err() || until_it_goes(group, connection);

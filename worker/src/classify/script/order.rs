@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::unix::process::CommandExt,
+    os::{fd::OwnedFd, unix::process::CommandExt},
     process::{Child, Command, ExitStatus, Stdio},
 };
 
@@ -40,11 +40,12 @@ pub(super) trait Process: Send {
 }
 
 impl Order {
-    /// Starts the command as a child of this process, in its own process group, with pipes.
-    pub(super) fn spawn(&self) -> io::Result<Child> {
+    /// Starts the command as a child of this process, in its own process group. Also returns its
+    /// pipes: standard input, if it is open, output and error.
+    pub(super) fn spawn(&self) -> io::Result<(Child, Vec<OwnedFd>)> {
         let (program, arguments) =
             self.command.split_first().ok_or_else(|| io::Error::other("no command"))?;
-        Command::new(program)
+        let mut child = Command::new(program)
             .args(arguments)
             .stdin(if self.talk { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
@@ -54,7 +55,13 @@ impl Order {
             .env(process_tree::MARK, &self.mark)
             .process_group(0)
             .spawn()
-            .map_err(|error| explained(program, error))
+            .map_err(|error| explained(program, error))?;
+        let pipes = [
+            child.stdin.take().map(OwnedFd::from),
+            child.stdout.take().map(OwnedFd::from),
+            child.stderr.take().map(OwnedFd::from),
+        ];
+        Ok((child, pipes.into_iter().flatten().collect()))
     }
 }
 

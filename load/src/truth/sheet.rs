@@ -281,7 +281,14 @@ fn rows_of_workbook(bytes: &[u8], has_columns: impl Fn(&[Row]) -> bool) -> anyho
         }
         first.get_or_insert(rows);
     }
-    first.context("it contains no sheet")
+    let rows = first.context("it contains no sheet")?;
+    // calamine 0.38 reads the cells of an .ods file without `office:value-type` as empty.
+    anyhow::ensure!(
+        rows.iter().flat_map(|row| &row.cells).any(|cell| *cell != Cell::Nothing),
+        "no cell has a value; if cells of an .ods file show text and have no type, open the file \
+        in a spreadsheet program and save it again"
+    );
+    Ok(rows)
 }
 
 fn rows_of_sheet<R: Read + Seek>(book: &mut Sheets<R>, name: &str) -> Result<Vec<Row>, calamine::Error> {

@@ -48,6 +48,12 @@ fn an_empty_sheet_and_a_compressed_one_are_refused_as_such() {
 }
 
 #[test]
+fn an_ods_file_whose_cells_have_no_type_is_refused_with_what_to_do() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/untyped.ods");
+    refused(std::fs::read(path).unwrap(), &["a.jpg"], "open the file in a spreadsheet program");
+}
+
+#[test]
 fn only_images_in_the_sheet_have_a_label() {
     check("Input,Result\na/1.jpg,cat\n", &["a/1.jpg", "b/1.jpg"], &["cat", ""]);
     check(

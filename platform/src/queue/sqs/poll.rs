@@ -1,8 +1,8 @@
 //! Receives messages in a task of its own. SQS leases messages to a poll even if its caller is
 //! gone, so a dropped poll would strand them for a whole visibility timeout. Here the task runs to
-//! its end, and releases the messages if its caller is gone.
+//! its end, and what its caller has not taken is released ([`Untaken`]).
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use aws_sdk_sqs::{
     config::timeout::TimeoutConfig,
@@ -10,7 +10,7 @@ use aws_sdk_sqs::{
 };
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
-use tokio::{sync::oneshot, time::sleep_until};
+use tokio::{runtime::Handle, sync::oneshot, time::sleep_until};
 
 use super::{BATCH, SqsQueue, body};
 use crate::{
@@ -26,40 +26,70 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Maximum number of concurrent calls.
 const MOST_CALLS: usize = 12;
 
-/// Leases up to `max` messages; waits up to `wait` for the first one. Safe to drop.
-pub(super) async fn receive(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
-    let (answer, received) = oneshot::channel();
-    let task = queue.clone();
-    tokio::spawn(async move {
-        let polled = poll(&task, max, wait).await;
-        if let Err(Ok(stranded)) = answer.send(polled)
-            && !stranded.is_empty()
-        {
-            give_back(&task, stranded).await;
-        }
-    });
-    let ended = || Error::unavailable(format!("receiving from {}", queue.name), "this process is ending");
-    received.await.unwrap_or_else(|_gone| Err(ended()))
+/// Leased messages that nobody has taken yet; dropping them releases them. They are in the channel
+/// to the caller for a while, which drops them if the caller goes in that while.
+struct Untaken {
+    queue: SqsQueue,
+    deliveries: Vec<Delivery>,
 }
 
-async fn give_back(queue: &SqsQueue, stranded: Vec<Delivery>) {
-    let receipts: Vec<_> = stranded.into_iter().map(|delivery| delivery.receipt).collect();
+impl Untaken {
+    fn take(mut self) -> Vec<Delivery> {
+        mem::take(&mut self.deliveries)
+    }
+}
+
+impl Drop for Untaken {
+    fn drop(&mut self) {
+        let receipts: Vec<_> = self.deliveries.drain(..).map(|delivery| delivery.receipt).collect();
+        // Without a runtime this process is ending, and so is the client.
+        if let (false, Ok(runtime)) = (receipts.is_empty(), Handle::try_current()) {
+            runtime.spawn(give_back(self.queue.clone(), receipts));
+        }
+    }
+}
+
+/// Leases up to `max` messages; waits up to `wait` for the first one. Safe to drop.
+pub(super) async fn receive(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
+    let (mut answer, received) = oneshot::channel();
+    let queue_of_task = queue.clone();
+    tokio::spawn(async move {
+        let queue = queue_of_task;
+        // A poll ends with the first message. A caller that wants many waits until more have
+        // arrived.
+        if max >= BATCH {
+            tokio::select! {
+                () = sleep_until(queue.answered() + queue.linger.polls) => (),
+                () = answer.closed() => return,
+            }
+        }
+        let polled = poll(&queue, max, wait, &answer).await;
+        // If the caller is gone, the messages come back, and are dropped here.
+        drop(answer.send(polled.map(|deliveries| Untaken { queue, deliveries })));
+    });
+    let ended = || Error::unavailable(format!("receiving from {}", queue.name), "this process is ending");
+    received.await.unwrap_or_else(|_gone| Err(ended())).map(Untaken::take)
+}
+
+async fn give_back(queue: SqsQueue, receipts: Vec<Receipt>) {
     if let Err(error) = queue.release(&receipts).await {
         tracing::warn!(%error, "unwanted messages could not be given back; they return when their \
             leases expire");
     }
 }
 
-async fn poll(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
-    // A poll ends with the first message. A caller that wants many waits until more have arrived.
-    if max >= BATCH {
-        sleep_until(queue.answered() + queue.linger.polls).await;
-    }
+/// Calls until a response is not full, there are `max` messages, or the caller is gone.
+async fn poll(
+    queue: &SqsQueue,
+    max: usize,
+    wait: Duration,
+    caller: &oneshot::Sender<Result<Untaken>>,
+) -> Result<Vec<Delivery>> {
     let mut deliveries = call(queue, max.min(BATCH), wait).await?;
     // A full call suggests that there are more messages: twice as many calls look for them, as long
     // as all are full.
     let (mut wanted, mut calls) = (max.min(BATCH), 1);
-    while deliveries.len() == wanted && wanted < max {
+    while deliveries.len() == wanted && wanted < max && !caller.is_closed() {
         let sizes = (wanted..max).step_by(BATCH).map(|had| (max - had).min(BATCH)).take(calls);
         let sizes: Vec<_> = sizes.collect();
         wanted += sizes.iter().sum::<usize>();

@@ -1,4 +1,10 @@
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    task::{Context, Poll},
+};
+
 use chrono::Utc;
+use futures::task::{ArcWake, waker};
 use serde_json::{Value, json};
 
 use super::*;
@@ -182,22 +188,90 @@ async fn a_receive_sets_its_visibility_and_polls_again_only_after_a_full_respons
     assert_eq!(replay.requests().len(), 3);
 }
 
-#[tokio::test]
-async fn messages_of_a_dropped_receive_are_released() {
-    let message = json!({ "MessageId": "m", "ReceiptHandle": "r", "Body": "x", "Attributes": {} });
-    let (queue, replay) =
-        replayed([json!({ "Messages": [message] }), json!({ "Successful": [], "Failed": [] })]).await;
-    // Polled once, which starts the call.
-    let received = futures::FutureExt::now_or_never(queue.receive(1, Duration::from_secs(5)));
-    assert!(received.is_none());
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while replay.requests().len() < 2 {
-        assert!(tokio::time::Instant::now() < deadline, "{:?}", replay.requests());
-        tokio::time::sleep(Duration::from_millis(5)).await;
+/// A waker that counts how often it was woken.
+#[derive(Default)]
+struct Wakes(AtomicU32);
+
+impl ArcWake for Wakes {
+    fn wake_by_ref(wakes: &Arc<Self>) {
+        wakes.0.fetch_add(1, Ordering::SeqCst);
     }
-    let release = replay.requests().remove(1);
-    assert_eq!(operation(&release), "ChangeMessageVisibilityBatch");
-    assert_eq!(body(&release)["Entries"][0]["VisibilityTimeout"], 0);
+}
+
+/// Polls `receive` until it was woken `wakes` times, and drops it without another poll. Returns the
+/// messages if it was ready before.
+async fn dropped_after<T>(wakes: u32, receive: impl Future<Output = T>) -> Option<T> {
+    let woken = Arc::new(Wakes::default());
+    let mut receive = std::pin::pin!(receive);
+    for seen in 0..=wakes {
+        eventually(|| woken.0.load(Ordering::SeqCst) >= seen).await;
+        if seen < wakes || wakes == 0 {
+            let waker = waker(woken.clone());
+            if let Poll::Ready(value) = receive.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return Some(value);
+            }
+        }
+    }
+    None
+}
+
+async fn eventually(is: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !is() {
+        assert!(tokio::time::Instant::now() < deadline, "within 20 s");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn messages_of_a_receive_that_is_dropped_at_any_await_are_released_once() {
+    let message = json!({ "MessageId": "m", "ReceiptHandle": "r", "Body": "x", "Attributes": {} });
+    // Woken 0 times: dropped during the call. Woken once: dropped with the messages delivered, and
+    // not yet taken.
+    for wakes in 0..=1 {
+        let (queue, replay) = replayed([
+            json!({ "Messages": [message] }),
+            json!({ "Successful": [{ "Id": "0" }], "Failed": [] }),
+            json!({}),
+        ])
+        .await;
+        let dropped = dropped_after(wakes, queue.receive(1, Duration::from_secs(5))).await;
+        assert!(dropped.is_none(), "woken {wakes} times");
+        eventually(|| replay.requests().len() == 2).await;
+        let release = replay.requests().remove(1);
+        assert_eq!(operation(&release), "ChangeMessageVisibilityBatch");
+        let entries = body(&release)["Entries"].clone();
+        assert_eq!(entries.as_array().map(Vec::len), Some(1));
+        assert_eq!(
+            (&entries[0]["ReceiptHandle"], &entries[0]["VisibilityTimeout"]),
+            (&json!("r"), &json!(0))
+        );
+        assert!(queue.receive(1, Duration::ZERO).await.unwrap().is_empty());
+        assert_eq!(replay.requests().len(), 3, "released once");
+    }
+}
+
+#[tokio::test]
+async fn messages_that_were_taken_are_not_released() {
+    let message = json!({ "MessageId": "m", "ReceiptHandle": "r", "Body": "x", "Attributes": {} });
+    let (queue, replay) = replayed([json!({ "Messages": [message] }), json!({})]).await;
+    let received = queue.receive(1, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(received.len(), 1);
+    drop(received);
+    // Whatever a drop had begun would come before this call's response.
+    queue.receive(1, Duration::ZERO).await.unwrap();
+    let operations: Vec<_> = replay.requests().iter().map(|it| operation(it).to_owned()).collect();
+    assert_eq!(operations, ["ReceiveMessage", "ReceiveMessage"]);
+}
+
+#[tokio::test]
+async fn a_receive_that_is_dropped_while_it_lingers_leases_nothing() {
+    let (mut queue, replay) = replayed([json!({})]).await;
+    queue.linger.polls = Duration::from_secs(3600);
+    assert!(dropped_after(0, queue.receive(10, Duration::from_secs(5))).await.is_none());
+    // Its task ends, and with it the last clone but this one.
+    eventually(|| Arc::strong_count(&queue.answered) == 1).await;
+    assert!(replay.requests().is_empty());
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ pub(crate) use self::{answer::json, body::FIELDS, image_type::TYPES};
 use self::{
     answer::{Answer, Kind, View},
     body::{Images, Refused},
-    query::{model_and_top, query, switch, wait},
+    query::{Call, check, model_and_top, query, switch, wait},
 };
 use crate::{
     access::Allowance,
@@ -364,6 +364,7 @@ fn parameters(
     scope: &Scope,
 ) -> Result<Parameters, Problem> {
     let web = &uploads.settings.web;
+    check(request, Call::Upload)?;
     let wait = wait(request, web.wait, web.max_wait)?;
     let (model, top) = model_and_top(request, uploads)?;
     let fresh = query(request, "fresh").map_or(Some(false), |text| switch(&text));

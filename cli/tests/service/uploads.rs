@@ -116,6 +116,26 @@ fn a_result_can_be_waited_for() {
 }
 
 #[test]
+fn a_query_that_does_not_do_what_its_client_means_is_refused() {
+    let site = Site::new();
+    let web = site.web();
+    let id = web.upload("?wait=0&utm_source=mail&_=1", "x", &image(1)).json()["id"].clone();
+    let of_result = |query: &str| web.get(&format!("/results/{}{query}", id.as_str().expect("an id")));
+    for (refused, why) in [
+        (web.upload("?wiat=0", "x", &image(2)), "unknown query parameter `wiat`; did you mean `wait`?"),
+        (web.upload("?wait=0&wait=9s", "x", &image(2)), "query parameter `wait` has several values"),
+        (web.upload("?version=a", "x", &image(2)), "only `GET /results/{id}` has it"),
+        (of_result("?modle=default"), "did you mean `model`?"),
+        (of_result("?fresh=1"), "only `POST /upload` has it"),
+    ] {
+        assert_eq!(refused.status, 400, "{why}");
+        assert!(refused.problem().contains(why), "{why}: {}", refused.problem());
+    }
+    assert_eq!(of_result("?utm_source=mail").status, 202);
+    assert_eq!(web.get("/status").json()["waiting"], 1, "nothing that was refused is queued");
+}
+
+#[test]
 fn an_erased_image_is_gone_and_can_be_uploaded_again() {
     let site = Site::new();
     let (web, _worker) = (site.web(), site.worker());

@@ -89,7 +89,8 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
         pending(),
         refusal(
             "`no image`: the request has none, or an empty one. `bad request`: a parameter or the \
-            form is invalid.",
+            form is invalid, a parameter has several values, or its name is misspelled. Other \
+            unknown parameters are ignored.",
             &[
                 Problem::no_image("the field `photo` has no image; send it in the field `myfile`"),
                 Problem::bad_request("top: must be a number from 1, like `?top=3`"),
@@ -168,7 +169,8 @@ curl http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)
         ),
         pending(),
         refusal(
-            "`bad request`: a parameter is invalid.",
+            "`bad request`: a parameter is invalid, has several values, or its name is misspelled. \
+            Other unknown parameters are ignored.",
             &[Problem::bad_request("top: must be a number from 1, like `?top=3`")],
         ),
         refusal(

@@ -1,12 +1,80 @@
-//! Parses the query of a request: `?wait=`, `?model=`, `?top=`, `?name=`, `?fresh=`.
+//! Parses the query of a request: `?wait=`, `?model=`, `?top=`, `?name=`, `?fresh=`, `?version=`.
+//! A parameter that looks like a typo is refused, because ignoring it would silently change what
+//! the request does. Other unknown ones are ignored: proxies, trackers and caches add theirs.
 
-use std::{num::IntErrorKind, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, num::IntErrorKind, sync::Arc, time::Duration};
 
 use eirs_platform::settings::{Model, units};
 use poem::Request;
 
 use super::{Uploads, body::shown_name};
 use crate::problem::Problem;
+
+/// What a request with a query asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Call {
+    /// `POST /upload`
+    Upload,
+    /// `GET /results/{id}`
+    Result,
+}
+
+impl Call {
+    const fn parameters(self) -> [&'static str; 5] {
+        match self {
+            Self::Upload => ["wait", "model", "top", "name", "fresh"],
+            Self::Result => ["wait", "model", "top", "name", "version"],
+        }
+    }
+
+    const fn other(self) -> (Self, &'static str) {
+        match self {
+            Self::Upload => (Self::Result, "GET /results/{id}"),
+            Self::Result => (Self::Upload, "POST /upload"),
+        }
+    }
+}
+
+/// Refuses a query that does not do what its client means: with a typo in a name, with a parameter
+/// of the other call, or with two values for one parameter.
+pub(super) fn check(request: &Request, call: Call) -> Result<(), Problem> {
+    let pairs: Vec<(String, String)> = request.params().unwrap_or_default();
+    checked(&pairs, call).map_err(Problem::bad_request)
+}
+
+fn checked(pairs: &[(String, String)], call: Call) -> Result<(), String> {
+    let (other, of_other) = call.other();
+    let mut values = BTreeMap::new();
+    for (name, value) in pairs {
+        if call.parameters().contains(&name.as_str()) {
+            if values.insert(name, value).is_some_and(|earlier| earlier != value) {
+                return Err(format!("query parameter `{name}` has several values; it must have one"));
+            }
+        } else if other.parameters().contains(&name.as_str()) {
+            return Err(format!("query parameter `{name}` must be left out; only `{of_other}` has it"));
+        } else if let Some(meant) = meant(name, &call.parameters()) {
+            let name = name.escape_debug();
+            return Err(format!("unknown query parameter `{name}`; did you mean `{meant}`?"));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the parameter of which `name` is a misspelling: but for case, separators and the `[]` of
+/// some libraries, it differs by one edit, or by two in a long name that begins alike.
+fn meant<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    const LONGEST: usize = 16;
+    if name.len() > LONGEST {
+        return None;
+    }
+    let name = name.trim_end_matches("[]").replace(['-', '_'], "").to_lowercase();
+    let edits = |known: &str| strsim::osa_distance(&name, known);
+    let is_meant = |known: &str| {
+        let begins_alike = known.len() >= 5 && name.chars().next() == known.chars().next();
+        edits(known) <= if begins_alike { 2 } else { 1 }
+    };
+    known.iter().copied().filter(|known| is_meant(known)).min_by_key(|known| edits(known))
+}
 
 /// Returns `?wait=`, at most `longest`, or `default` if it is missing.
 pub(super) fn wait(request: &Request, default: Duration, longest: Duration) -> Result<Duration, Problem> {
@@ -57,7 +125,7 @@ fn wait_of(text: &str) -> Result<Duration, String> {
     text.parse().map(Duration::from_secs).or_else(|_| units::duration::parse(text))
 }
 
-/// Returns a parameter of the query; the first one if there are several.
+/// Returns a parameter of the query.
 pub(super) fn query(request: &Request, name: &str) -> Option<String> {
     let pairs: Vec<(String, String)> = request.params().unwrap_or_default();
     pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
@@ -66,6 +134,95 @@ pub(super) fn query(request: &Request, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn checked(query: &str, call: Call) -> Result<(), String> {
+        let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let pairs: Vec<_> = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        super::checked(&pairs, call)
+    }
+
+    #[test]
+    fn typos_in_names_are_refused_with_the_name_that_was_meant() {
+        for (typo, name) in [
+            ("modle", "model"),
+            ("models", "model"),
+            ("Model", "model"),
+            ("mdel", "model"),
+            ("modell[]", "model"),
+            ("wiat", "wait"),
+            ("WAIT", "wait"),
+            ("wait_", "wait"),
+            ("tpo", "top"),
+            ("nmae", "name"),
+        ] {
+            let why = format!("unknown query parameter `{typo}`; did you mean `{name}`?");
+            assert_eq!(checked(&format!("a=b&{typo}=1"), Call::Upload), Err(why), "{typo}");
+        }
+        assert_eq!(
+            checked("versoin=1", Call::Result),
+            Err("unknown query parameter `versoin`; did you mean `version`?".to_owned())
+        );
+    }
+
+    #[test]
+    fn what_proxies_trackers_and_caches_add_is_ignored() {
+        for name in [
+            "utm_source",
+            "utm_medium",
+            "gclid",
+            "fbclid",
+            "_",
+            "t",
+            "v",
+            "ts",
+            "cb",
+            "r",
+            "rnd",
+            "nocache",
+            "cachebuster",
+            "timestamp",
+            "time",
+            "date",
+            "lang",
+            "token",
+            "access_token",
+            "api_key",
+            "user",
+            "session",
+            "code",
+            "page",
+            "id",
+            "format",
+            "size",
+            "type",
+            "width",
+            "label",
+            "source",
+            "",
+        ] {
+            for call in [Call::Upload, Call::Result] {
+                assert_eq!(checked(&format!("{name}=1&{name}=2"), call), Ok(()), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_parameter_has_one_value_and_may_repeat_it() {
+        assert_eq!(checked("model=a&top=1&model=a", Call::Upload), Ok(()));
+        let several =
+            |name: &str| Err(format!("query parameter `{name}` has several values; it must have one"));
+        assert_eq!(checked("model=a&top=1&model=b", Call::Upload), several("model"));
+        assert_eq!(checked("wait=0&wait=", Call::Result), several("wait"));
+    }
+
+    #[test]
+    fn a_parameter_of_the_other_call_is_refused() {
+        let only = |name: &str, call: &str| {
+            Err(format!("query parameter `{name}` must be left out; only `{call}` has it"))
+        };
+        assert_eq!(checked("fresh=1", Call::Result), only("fresh", "POST /upload"));
+        assert_eq!(checked("version=x", Call::Upload), only("version", "GET /results/{id}"));
+    }
 
     #[test]
     fn waits_are_durations_or_seconds() {

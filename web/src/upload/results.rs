@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{
     Uploads,
     answer::{finished, json, pending},
-    query::{model_and_top, named, query, wait},
+    query::{Call, check, model_and_top, named, query, wait},
 };
 use crate::{access::Allowance, jobs::Key, problem::Problem};
 
@@ -41,6 +41,7 @@ pub(crate) async fn result(
 
 /// Looks for a result until there is one or the client's wait is over.
 async fn waited(request: &Request, id: &str, uploads: &Uploads) -> std::result::Result<Response, Problem> {
+    check(request, Call::Result)?;
     let wait = wait(request, Duration::ZERO, uploads.settings.web.max_wait)?;
     if wait.is_zero() {
         return look(request, id, uploads).await;

@@ -93,6 +93,16 @@ impl Problem {
         Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "header too large", detail)
     }
 
+    /// The header of a request of HTTP/2 is larger than `bytes`.
+    pub(crate) fn header_list_too_large(bytes: usize) -> Self {
+        let detail = format!(
+            "the header of the request is too large; at most {} KiB are read, and each field counts as 32 bytes \
+             more than it has",
+            bytes / 1024
+        );
+        Self { detail, ..Self::header_too_large(bytes) }
+    }
+
     pub(crate) fn address_too_long() -> Self {
         let detail = "the address of the request is too long; send images in the body of a POST";
         Self::new(StatusCode::URI_TOO_LONG, "address too long", detail)

@@ -91,6 +91,43 @@ fn chunks_are_read_with_extensions_and_trailers_and_other_codings_are_refused() 
     }
 }
 
+/// Sends a request of HTTP/2 with a header field of this many bytes. Returns status and body.
+fn asked_in_http_2(web: &Web, bytes: usize) -> (u16, String) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let tcp = tokio::net::TcpStream::connect(&web.address).await.expect("a connection");
+        let (mut sender, connection) =
+            hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+                .handshake(hyper_util::rt::TokioIo::new(tcp))
+                .await
+                .expect("HTTP/2");
+        let connection = tokio::spawn(connection);
+        let request =
+            hyper::Request::get(format!("http://{}/livez", web.address)).header("a", "x".repeat(bytes));
+        let request = request.body(http_body_util::Empty::<bytes::Bytes>::new()).expect("a request");
+        let (head, body) = sender.send_request(request).await.expect("an answer").into_parts();
+        let body = http_body_util::BodyExt::collect(body).await.expect("a body").to_bytes();
+        drop(sender);
+        connection.await.expect("no panic").expect("it ends in order");
+        (head.status.as_u16(), String::from_utf8(body.to_vec()).expect("text"))
+    })
+}
+
+#[test]
+fn a_header_of_http_2_that_is_too_large_is_refused_with_a_sentence() {
+    let site = Site::new();
+    let web = site.web();
+    assert_eq!(asked_in_http_2(&web, 32_000), (200, "ok\n".to_owned()));
+    for bytes in [33_000, 60_000] {
+        let (status, body) = asked_in_http_2(&web, bytes);
+        assert_eq!(status, 431, "{bytes}");
+        let problem: serde_json::Value = serde_json::from_str(&body).expect("a document");
+        let detail = problem["detail"].as_str().unwrap_or_default();
+        assert!(detail.contains("at most 32 KiB"), "{bytes}: {body}");
+    }
+    assert_eq!(asked_in_http_2(&web, 100_000), (431, String::new()), "docs/decisions/0017");
+}
+
 /// A refusal is well-formed even if no request could be parsed.
 #[test]
 fn invalid_http_is_refused_with_a_status_and_a_sentence() {

@@ -47,6 +47,9 @@ const LOG_INTERVAL: Duration = Duration::from_secs(30);
 /// Maximum size of hyper's read buffer, and so of a request's header. hyper doubles the buffer each
 /// time a read fills it: without a limit, a hundred uploads at once would take 40 MB.
 pub(super) const BUFFER: usize = 32 * 1024;
+/// Maximum size of a header that is read in HTTP/2. One above [`BUFFER`] is refused with a sentence;
+/// one above this, by hyper with a status alone (h2 0.4).
+const READ_HEADER: u32 = 2 * BUFFER as u32;
 /// Maximum number of concurrent requests on one connection of HTTP/2.
 const STREAMS: u32 = 100;
 /// Flow control windows of HTTP/2 in bytes: of a connection, and of each of its requests.
@@ -177,7 +180,7 @@ fn http() -> auto::Builder<TokioExecutor> {
         .max_concurrent_streams(STREAMS)
         .initial_connection_window_size(WINDOWS.0)
         .initial_stream_window_size(WINDOWS.1)
-        .max_header_list_size(BUFFER as u32)
+        .max_header_list_size(READ_HEADER)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
     http
@@ -279,6 +282,7 @@ async fn answer<E: Endpoint<Output = poem::Response> + 'static>(
     let body = Arriving::new(body, for_body, shared.registry.limits.linger, expects).boxed();
     let is_in_plain = shared.tls.is_some() && scheme == Scheme::HTTP;
     let refused = is_in_plain.then(Problem::needs_https);
+    let refused = refused.or_else(|| too_large(&parts));
     let refused = refused.or_else(|| misdirected(&parts)).or_else(|| coded(&parts));
     let parts: RequestParts = (parts, shared.local.clone(), RemoteAddr(peer.into()), scheme).into();
     let request = poem::Request::from_parts(parts, body.into());
@@ -287,6 +291,26 @@ async fn answer<E: Endpoint<Output = poem::Response> + 'static>(
         None => shared.routes.get_response(request).await,
     };
     Response::<BoxBody<Bytes, io::Error>>::from(response).map(|body| Answering::new(body, for_answer).boxed())
+}
+
+/// Returns the problem if the header of HTTP/2 is too large, counted as RFC 9113 does (6.5.2). In
+/// HTTP/1 hyper counts, and stops reading.
+fn too_large(parts: &hyper::http::request::Parts) -> Option<Problem> {
+    /// What each field counts in addition to its bytes.
+    const EACH: usize = 32;
+    if parts.version != Version::HTTP_2 {
+        return None;
+    }
+    let pseudo = [
+        (":method", parts.method.as_str()),
+        (":scheme", parts.uri.scheme_str().unwrap_or_default()),
+        (":authority", parts.uri.authority().map_or("", |authority| authority.as_str())),
+        (":path", parts.uri.path_and_query().map_or("", |path| path.as_str())),
+    ];
+    let pseudo: usize = pseudo.iter().map(|(name, value)| name.len() + value.len() + EACH).sum();
+    let fields: usize =
+        parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + EACH).sum();
+    (pseudo + fields > BUFFER).then(|| Problem::header_list_too_large(BUFFER))
 }
 
 /// Returns the problem if a request does not name its host correctly (RFC 9112, 3.2): a proxy in

@@ -57,6 +57,14 @@ pub fn foreign(state: &Path) -> String {
     format!("{shown} is not a state folder of EIRS; name another one with --state")
 }
 
+/// Returns the error for a folder on which nothing has run.
+pub fn nothing(state: &Path) -> String {
+    format!(
+        "nothing has run on the state folder {} yet; start the service, or name another one with --state",
+        state.display()
+    )
+}
+
 /// Returns whether this user has no permission to read the folder.
 pub fn is_closed(state: &Path) -> bool {
     std::fs::read_dir(state).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
@@ -84,10 +92,7 @@ pub fn expect_ours(settings: &Settings) -> anyhow::Result<()> {
     }
     match kind(state) {
         Kind::Ours => Ok(()),
-        Kind::Nothing => anyhow::bail!(
-            "nothing has run on the state folder {shown} yet; start the service, or name another one with \
-             --state"
-        ),
+        Kind::Nothing => anyhow::bail!(nothing(state)),
         Kind::Foreign => anyhow::bail!(foreign(state)),
     }
 }

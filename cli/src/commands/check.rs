@@ -52,7 +52,7 @@ impl Check {
     /// Runs the check; it fails if there is a problem.
     pub async fn run(self, global: &Global) -> Result<Exit, Stop> {
         let settings = global.settings()?;
-        let Some(mut place) = self.place(settings).await? else { return Ok(Exit::Ok) };
+        let Some(mut place) = self.place(settings).await? else { return Ok(Exit::Failed) };
         if self.watch {
             self.watch(&mut place).await;
             return Ok(Exit::Ok);
@@ -66,7 +66,8 @@ impl Check {
         Ok(if report.is_well() { Exit::Ok } else { Exit::Failed })
     }
 
-    /// Returns the installation to inspect; `None`, after a message, if nothing has run yet.
+    /// Returns the installation to inspect; `None`, after a message, if nothing has run yet. That is
+    /// a problem like all that cannot be inspected: a wrong folder must not look healthy.
     async fn place(&self, settings: Settings) -> Result<Option<Place>, Stop> {
         if settings.backend == BackendKind::Aws {
             return cloud(settings).await.map(Some);
@@ -77,11 +78,13 @@ impl Check {
             Kind::Foreign => {
                 return Err(Stop::Failed(anyhow::anyhow!(state::foreign(folder))));
             }
-            Kind::Nothing if self.json => show::json(&serde_json::json!({ "state": folder, "problems": [] })),
-            Kind::Nothing => show::out(format_args!(
-                "Nothing has run on the state folder {} yet. `eirs local` starts a service.",
-                folder.display()
-            )),
+            Kind::Nothing => {
+                let nothing = format!("nothing was checked: {}", state::nothing(folder));
+                match self.json {
+                    true => show::json(&serde_json::json!({ "state": folder, "problems": [nothing] })),
+                    false => show::aside(nothing),
+                }
+            }
         }
         Ok(None)
     }

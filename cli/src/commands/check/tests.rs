@@ -192,9 +192,11 @@ async fn dead_letters_are_a_problem_that_names_the_command_to_list_them() {
 }
 
 #[tokio::test]
-async fn a_check_does_not_create_a_state_folder() {
+async fn a_check_of_no_state_folder_fails_and_does_not_create_it() {
     let folder = tempfile::tempdir().unwrap();
     let global = Global { config: None, state: Some(folder.path().join("none")) };
-    assert_eq!(check(false).run(&global).await.unwrap(), Exit::Ok);
+    for json in [false, true] {
+        assert_eq!(check(json).run(&global).await.unwrap(), Exit::Failed, "json: {json}");
+    }
     assert!(!folder.path().join("none").exists());
 }

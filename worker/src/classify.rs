@@ -11,7 +11,9 @@ mod script;
 pub use self::script::{guardian, host};
 
 use std::{
-    fmt,
+    fmt, io,
+    os::unix::fs::FileTypeExt,
+    path::Path,
     sync::atomic::{AtomicUsize, Ordering},
     time::Instant,
 };
@@ -225,11 +227,31 @@ pub fn bare_loop(model: &Model, images: &[Image], threads: usize, repeat: usize)
 ///
 /// # Errors
 ///
-/// Fails if the file cannot be read.
-pub fn read_image(path: &std::path::Path) -> anyhow::Result<Image> {
-    let bytes = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+/// Fails if the file cannot be read, or is none.
+pub fn read_image(path: &Path) -> anyhow::Result<Image> {
+    let bytes = read_file(path).with_context(|| format!("{}: cannot be read", path.display()))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(Image { name, bytes: bytes.into() })
+}
+
+/// Reads a file; refuses what might never end, or never begin, such as a FIFO that nobody writes to.
+/// A pipe that was handed to this process has a writer: `/dev/stdin`, and `/dev/fd/63` of a shell's
+/// `<(command)`.
+///
+/// # Errors
+///
+/// Fails if the file cannot be read, or is none.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let kind = std::fs::metadata(path)?.file_type();
+    let is_handed = ["/dev/stdin", "/dev/fd", "/proc/self/fd"].iter().any(|handed| path.starts_with(handed));
+    let what = match () {
+        () if kind.is_file() || kind.is_fifo() && is_handed => return std::fs::read(path),
+        () if kind.is_dir() => "a folder",
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}; name an image file")))
 }
 
 /// Returns the message of a panic, for a [`Failure`].

@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use eirs_load::http::{Connection, Pieces, Url, header_pair};
-use eirs_platform::{job::Guess, settings::Model};
-use eirs_worker::classify::{self, Image};
+use eirs_platform::{
+    job::Guess,
+    settings::{BadSettings, Model},
+};
+use eirs_worker::classify::{self, Classifier, Image};
 use hyper::{
     Method,
     header::{self, HeaderMap, HeaderValue},
@@ -75,8 +78,7 @@ impl Classify {
                 let name = self.model.as_deref().unwrap_or(Model::DEFAULT);
                 let layers = global.layers().flag(&format!("models.{name}.top"), self.top);
                 let settings = layers.load()?;
-                let loaded = classify::load(global.model(&settings, name)?)?;
-                let mut classifier = loaded.classifier()?;
+                let mut classifier = classifier(global.model(&settings, name)?)?;
                 for path in &self.images {
                     let answer = read(path).and_then(|image| {
                         let answer = classifier
@@ -131,9 +133,15 @@ impl Answer {
     }
 }
 
+/// Loads a model; one that cannot be loaded is a mistake in the settings, as it is for a worker.
+fn classifier(model: &Model) -> Result<Box<dyn Classifier>, BadSettings> {
+    let loaded = classify::load(model).and_then(|loaded| loaded.classifier());
+    loaded.map_err(|error| BadSettings(vec![format!("{error:#}")]))
+}
+
 /// The file, which must not be empty. The caller names it.
 fn read(path: &Path) -> anyhow::Result<Image> {
-    let bytes = std::fs::read(path).context("cannot be read")?;
+    let bytes = classify::read_file(path).context("cannot be read")?;
     anyhow::ensure!(!bytes.is_empty(), "the file is empty");
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(Image { name, bytes: bytes.into() })
@@ -237,11 +245,17 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_missing_or_empty_is_called_so_without_its_name() {
+    fn what_is_missing_or_empty_or_no_file_is_called_so_without_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let said = |name: &str| format!("{:#}", read(&folder.path().join(name)).unwrap_err());
         std::fs::write(folder.path().join("empty.jpg"), b"").unwrap();
         assert_eq!(said("empty.jpg"), "the file is empty");
         assert!(said("none.jpg").starts_with("cannot be read: No such file"), "{}", said("none.jpg"));
+        assert_eq!(said(""), "cannot be read: it is a folder; name an image file");
+        let fifo = std::process::Command::new("mkfifo").arg(folder.path().join("fifo")).status();
+        assert!(fifo.unwrap().success());
+        assert_eq!(said("fifo"), "cannot be read: it is a FIFO; name an image file");
+        let device = read(Path::new("/dev/zero")).unwrap_err();
+        assert_eq!(format!("{device:#}"), "cannot be read: it is a device; name an image file");
     }
 }

@@ -61,6 +61,7 @@ fn a_missing_or_invalid_model_is_78_and_named() {
     assert_ends(site.start("eirs-worker", &[]), 78, &["model.onnx"]);
     fs::write(site.folder.path().join("model.onnx"), "this is no model").expect("a file");
     assert_ends(site.start("eirs-worker", &[]), 78, &["model.onnx"]);
+    assert_ends(site.start("eirs", &["classify", "heart.jpg"]), 78, &["model.onnx"]);
 }
 
 #[test]

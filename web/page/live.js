@@ -10,7 +10,7 @@ const MOST_SHOWN = 120;
 const SILENT_TICKS = 5;
 
 const ORDER = ["ready", "starting", "draining", "drained", "stopping", "stopped"];
-const WORDS = { drained: "leaving", stopped: "parked" };
+const WORDS = { drained: "leaving" };
 
 let last = null;
 /**
@@ -131,12 +131,12 @@ function drawPool(pool) {
   const instances = [...pool.instances].sort((one, other) => ORDER.indexOf(one.state) - ORDER.indexOf(other.state));
   const chips = document.createElement("ul");
   chips.setAttribute("aria-label", `instances of ${pool.name}`);
-  const parked = instances.filter((instance) => instance.state === "stopped" && !trouble(instance));
-  const shown = instances.filter((instance) => !parked.includes(instance)).slice(0, MOST_SHOWN);
+  const stopped = instances.filter((instance) => instance.state === "stopped" && !trouble(instance));
+  const shown = instances.filter((instance) => !stopped.includes(instance)).slice(0, MOST_SHOWN);
   chips.append(...shown.map(chip));
-  const hidden = instances.length - parked.length - shown.length;
+  const hidden = instances.length - stopped.length - shown.length;
   if (hidden) chips.append(chipOf("ready", `and ${count(hidden)} more`));
-  if (parked.length) chips.append(chipOf("stopped", `${count(parked.length)} parked`));
+  if (stopped.length) chips.append(chipOf("stopped", `${count(stopped.length)} stopped`));
   box.append(title, chips);
   for (const instance of instances.filter(trouble).slice(0, 5)) {
     box.append(line("error", `${instance.id}: ${trouble(instance)}`));

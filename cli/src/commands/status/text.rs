@@ -199,13 +199,14 @@ fn instances(instances: &[InstanceStatus], width: usize, now: DateTime<Utc>) -> 
 fn row(instance: &InstanceStatus, now: DateTime<Utc>) -> Vec<String> {
     let is_alive = instance.state != Stage::Stopped;
     let jobs = instance.in_flight.zip(instance.slots).filter(|_| is_alive);
+    // A report may be ten seconds old: that the worker was idle then says nothing about now.
     let last = match (instance.idle_since, instance.drain_until, instance.reported_at) {
         _ if !is_alive => String::new(),
         (_, Some(until), _) if until > now => format!("drain deadline in {}", since(now, until)),
         (_, Some(_), _) => "drain overdue".to_owned(),
-        (Some(idle), None, _) => format!("idle for {}", since(idle, now)),
-        (None, None, Some(at)) => format!("reported {}", ago(at, now)),
-        (None, None, None) => "no report yet".to_owned(),
+        (Some(idle), None, Some(at)) => format!("was idle for {}, {}", since(idle, at), ago(at, now)),
+        (_, None, Some(at)) => format!("reported {}", ago(at, now)),
+        (_, None, None) => "no report yet".to_owned(),
     };
     vec![
         instance.id.clone(),
@@ -345,6 +346,15 @@ mod tests {
         let page = page(&status());
         assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");
         insta::assert_snapshot!(page);
+    }
+
+    #[test]
+    fn a_worker_is_only_idle_as_of_its_last_report() {
+        let mut status = status();
+        let worker = &mut status.pools[0].instances[0];
+        (worker.idle_since, worker.reported_at) = (Some(at(-38)), Some(at(-8)));
+        let page = page(&status);
+        assert!(page.contains("8810  was idle for 30s, 8s ago\n"), "{page}");
     }
 
     #[test]

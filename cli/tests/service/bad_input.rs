@@ -130,7 +130,7 @@ fn twenty_megabytes_are_refused_and_the_client_can_read_the_answer() {
     large.resize(20_000_000, 0);
     for answer in [web.upload_bare(&large), web.upload("", "x", &large)] {
         assert_eq!(answer.status, 413);
-        assert!(answer.problem().contains("16777216 bytes"), "{answer:?}");
+        assert!(answer.problem().contains("at most 16777216 bytes (16 MiB)"), "{answer:?}");
     }
 }
 

@@ -44,14 +44,14 @@ pub(super) fn upload() -> MetaPath {
 Send the image in the form field `myfile` (or `file`, `image`, `inputFile`), or as the whole \
 body. Its bytes decide its type: JPEG, PNG, WebP, GIF, BMP, TIFF, ICO, PNM or QOI.
 
-The response is the label as text, or JSON with confidences for `Accept: application/json`. If \
-it takes longer than `wait`, the response is a 202 with the address of the result.
+The response is the label as text, without a line end, or JSON with confidences for `Accept: \
+application/json`. If it takes longer than `wait`, the response is a 202 with the address of the result.
 
 For several images in one form, the response is a 200 with a line of JSON for each, in the order \
 in which they finish. A failure of one does not affect the others.
 
 ```
-curl -F myfile=@heart.jpg http://127.0.0.1:8000/upload
+curl -w '\\n' -F myfile=@heart.jpg http://127.0.0.1:8000/upload
 curl -H 'Accept: application/json' --data-binary @heart.jpg 'http://127.0.0.1:8000/upload?name=heart.jpg&top=3'
 curl -F myfile=@heart.jpg -F myfile=@star.jpg http://127.0.0.1:8000/upload
 curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
@@ -107,7 +107,7 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
         ),
         refusal(
             "`too large`: an image has too many bytes, or there are too many images.",
-            &[Problem::too_large("an image may have at most 16777216 bytes")],
+            &[Problem::too_large("an image may have at most 16777216 bytes (16 MiB)")],
         ),
         refusal(
             "`unsupported image type`: EIRS does not read this type. `unsupported encoding`: EIRS \

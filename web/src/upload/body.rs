@@ -4,6 +4,7 @@
 use std::{io, sync::Arc};
 
 use bytes::Bytes;
+use bytesize::ByteSize;
 use eirs_platform::{
     formats::{HEAD_BYTES, mistaken},
     job::JobId,
@@ -204,7 +205,7 @@ impl Images {
         if self.skipped <= most {
             return Ok(());
         }
-        Err(Problem::too_large(format!("a field without an image may have at most {most} bytes")))
+        Err(Problem::too_large(format!("a field without an image may have at most {}", shown_bytes(most))))
     }
 
     /// The error for a request without an image.
@@ -228,8 +229,14 @@ pub(super) fn broken_body(error: io::Error) -> Problem {
     }
 }
 
+/// Formats as `16777216 bytes (16 MiB)`.
+fn shown_bytes(bytes: u64) -> String {
+    let size = ByteSize(bytes).display().iec().to_string().replace(".0 ", " ");
+    if bytes < 1024 { format!("{bytes} bytes") } else { format!("{bytes} bytes ({size})") }
+}
+
 fn too_large(max_image: u64) -> Problem {
-    Problem::too_large(format!("an image may have at most {max_image} bytes"))
+    Problem::too_large(format!("an image may have at most {}", shown_bytes(max_image)))
 }
 
 pub(super) fn no_room(error: &eirs_platform::Error) -> Problem {

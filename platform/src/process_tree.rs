@@ -35,17 +35,45 @@ pub fn kill_children_of(parent: Pid) {
 /// Kills every process whose mark begins with `mark`, and waits until none is left, for a limited
 /// time.
 pub fn kill_marked(mark: &str) {
+    until_none_is_left(|| kill_marked_now(mark, |_| true));
+}
+
+/// Like [`kill_marked`], for marked processes that were started after `first`. Reads only what is
+/// that young, and nothing at all if no process is: cheap enough for each image.
+pub fn kill_marked_since(mark: &str, first: Pid) {
+    until_none_is_left(|| match last_pid() {
+        Some(last) if last == first => 0,
+        last => kill_marked_now(mark, |pid| last.is_none_or(|last| is_between(pid, first, last))),
+    });
+}
+
+/// A process may have started another one just before it was killed.
+fn until_none_is_left(kill: impl Fn() -> usize) {
     let deadline = Instant::now() + PATIENCE;
-    // A process may have started another one just before it was killed.
-    while kill_marked_now(mark) > 0 && Instant::now() < deadline {
+    while kill() > 0 && Instant::now() < deadline {
         std::thread::park_timeout(Duration::from_millis(2));
     }
 }
 
-/// Kills the marked processes once; returns their number.
-fn kill_marked_now(mark: &str) -> usize {
+/// Returns the number of the process that was started last, the last word of `/proc/loadavg`
+/// (proc(5)).
+fn last_pid() -> Option<Pid> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().last()?.parse().ok().and_then(Pid::from_raw)
+}
+
+/// Returns whether a number was given after `first` and not after `last`. Numbers are given in
+/// order, and begin again after the greatest.
+fn is_between(pid: Pid, first: Pid, last: Pid) -> bool {
+    let [pid, first, last] = [pid, first, last].map(Pid::as_raw_nonzero);
+    if first <= last { first < pid && pid <= last } else { first < pid || pid <= last }
+}
+
+/// Kills the marked processes with these numbers once; returns how many there were.
+fn kill_marked_now(mark: &str, is_wanted: impl Fn(Pid) -> bool) -> usize {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    let pids = pids.filter(|pid| is_wanted(*pid));
     let kill = |pid: &Pid| {
         // Opened before the check, so that the checked process is killed and not another one with a
         // reused id.
@@ -129,6 +157,41 @@ mod tests {
         assert!(is_dead(first) && !is_dead(second), "only the process with this mark");
         kill_marked(&own);
         assert!(is_dead(second));
+    }
+
+    #[test]
+    fn processes_started_after_another_one_are_killed_and_older_ones_are_not() {
+        let own = format!("test-{}-since-", std::process::id());
+        let start = || Command::new("sleep").arg("600").env(MARK, &own).spawn().unwrap();
+        let (mut old, mut first, mut young) = (start(), start(), start());
+        let pid = |child: &std::process::Child| Pid::from_child(child);
+        kill_marked_since(&own, pid(&first));
+        assert!(is_dead(pid(&young)) && !is_dead(pid(&first)) && !is_dead(pid(&old)));
+        kill_marked(&own);
+        for child in [&mut old, &mut first, &mut young] {
+            child.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn numbers_of_processes_begin_again() {
+        let is_between = |pid, first, last| {
+            let [pid, first, last] = [pid, first, last].map(|raw| Pid::from_raw(raw).unwrap());
+            is_between(pid, first, last)
+        };
+        for (pid, first, last, expected) in [
+            (6, 5, 9, true),
+            (9, 5, 9, true),
+            (5, 5, 9, false),
+            (10, 5, 9, false),
+            (4, 5, 9, false),
+            (99, 95, 3, true),
+            (2, 95, 3, true),
+            (95, 95, 3, false),
+            (50, 95, 3, false),
+        ] {
+            assert_eq!(is_between(pid, first, last), expected, "{pid} {first} {last}");
+        }
     }
 
     /// Returns whether a process has ended; it may remain as a zombie until its new parent waits

@@ -230,6 +230,23 @@ fn once_kills_processes_of_a_hanging_script_in_other_sessions() {
 }
 
 #[test]
+fn once_kills_what_a_successful_script_left_running() {
+    let noted = tempfile::NamedTempFile::new().unwrap();
+    let daemon = "exec sleep 1000 < /dev/null > /dev/null 2>&1";
+    let file = noted.path().display();
+    // In a session of its own, and without a parent.
+    let script = format!(
+        "(setsid sh -c 'echo $$ > {file}; {daemon}' &); until [ -s {file} ]; do sleep 0.01; done; echo cat"
+    );
+    let mut script = classifier(Protocol::Once, PATIENT, &script);
+    for _ in 0..3 {
+        std::fs::write(noted.path(), "").unwrap();
+        assert_eq!(label(ask(&mut *script, "photo.jpg")), "cat");
+        assert_gone(std::fs::read_to_string(noted.path()).unwrap().trim());
+    }
+}
+
+#[test]
 fn a_script_gets_the_usual_and_configured_environment() {
     let mut model = model(Protocol::Once, PATIENT, r#"env | cut -d= -f1 | tr '\n' ' '"#);
     model.env = vec!["CARGO_MANIFEST_*".to_owned(), "MODE=fast".to_owned()];

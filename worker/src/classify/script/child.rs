@@ -187,12 +187,13 @@ impl Running {
         self.process.has_exited()
     }
 
-    /// Kills the command and all processes that it started, also in other groups.
+    /// Kills the command and all processes that it started, whenever that was.
     pub(super) fn put_down(&mut self) {
         self.process.put_down();
     }
 
-    /// Kills the process group and returns the exit status, if it was available in time.
+    /// Kills the command and what it left running, and returns the exit status, if it was available
+    /// in time.
     pub(super) fn end(&mut self) -> Option<ExitStatus> {
         self.process.end()
     }

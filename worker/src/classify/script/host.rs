@@ -80,6 +80,7 @@ fn attend(mut child: Child, pipes: Vec<OwnedFd>, mark: &str, connection: &OwnedF
     let left = told.is_err() || until_it_goes(group, connection);
     // It is not reaped yet, so its number cannot belong to another process.
     let _gone_already = kill_process_group(group, Signal::KILL);
+    process_tree::kill_marked_since(mark, group);
     let status = child.wait()?;
     if left {
         process_tree::kill_marked(mark);

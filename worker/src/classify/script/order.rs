@@ -31,11 +31,11 @@ pub(super) trait Process: Send {
     /// Returns whether the command has exited.
     fn has_exited(&mut self) -> bool;
 
-    /// Kills the process group and returns the exit status, if it was available in time. A second
-    /// call has no effect.
+    /// Kills the command and what it left running, also in other groups, and returns the exit
+    /// status, if it was available in time. A second call has no effect.
     fn end(&mut self) -> Option<ExitStatus>;
 
-    /// Also kills all processes that the command started, in any group.
+    /// The same after a long run, whose processes may have any numbers.
     fn put_down(&mut self);
 }
 

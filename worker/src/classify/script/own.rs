@@ -39,6 +39,7 @@ impl Process for Own {
         let mut child = self.child.take()?;
         // It is not reaped yet, so its number cannot belong to another process.
         let _ = kill_process_group(self.group, Signal::KILL);
+        process_tree::kill_marked_since(&self.mark, self.group);
         let deadline = Instant::now() + REAP_PATIENCE;
         while Instant::now() < deadline {
             match child.try_wait() {

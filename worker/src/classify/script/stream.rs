@@ -2,6 +2,7 @@
 
 use std::{
     path::Path,
+    sync::Once,
     thread,
     time::{Duration, Instant},
 };
@@ -50,6 +51,20 @@ enum Heard {
     /// script that reads the path at the same moment is only noticed some images later, when paths
     /// accumulate.
     TooEarly(String),
+}
+
+/// A response without `path` belongs to the last image only if the script prints exactly one for
+/// each. One that is printed at the moment in which the script reads a path cannot be noticed, so
+/// the operator is warned of the risk.
+fn warn_once(line: &str) {
+    static WARNED: Once = Once::new();
+    WARNED.call_once(|| {
+        tracing::warn!(
+            "the script does not name the image in its response {}: with the member `path`, a stray one \
+             could not be taken for that of another image",
+            quoted(line)
+        );
+    });
 }
 
 /// Takes the complete lines.
@@ -311,8 +326,11 @@ impl Skipped {
                 return None;
             }
         };
-        if is_unread() && !names_an_image(line, file) {
-            return Some(Heard::TooEarly(line.to_owned()));
+        if !names_an_image(line, file) {
+            if is_unread() {
+                return Some(Heard::TooEarly(line.to_owned()));
+            }
+            warn_once(line);
         }
         if answer.is_ok() {
             self.forget();

@@ -123,6 +123,20 @@ fn a_script_that_times_out_is_killed_with_all_its_processes() {
 }
 
 #[test]
+fn what_a_successful_script_left_running_is_killed() {
+    let (folder, socket) = service(|| None);
+    let noted = folder.path().join("pid");
+    let file = noted.display();
+    let script = format!(
+        "(setsid sh -c 'echo $$ > {file}; exec sleep 600 < /dev/null > /dev/null 2>&1' &); \
+         until [ -s {file} ]; do sleep 0.01; done; echo cat"
+    );
+    let mut once = classifier(&model(socket, Protocol::Once, &script));
+    assert_eq!(ask(&mut *once).unwrap(), "cat");
+    until_gone(process_in(&noted));
+}
+
+#[test]
 fn a_run_ends_when_its_connection_does() {
     let (folder, socket) = service(|| None);
     let noted = folder.path().join("pid");

@@ -26,7 +26,7 @@ use tracing::{Instrument, debug_span};
 use self::{
     claim::keep_control,
     logged::Logged,
-    remembered::{Remembered, recall_use},
+    remembered::{Remembered, recall_last_pass, recall_use},
 };
 use crate::{
     act::act,
@@ -91,6 +91,8 @@ impl Controller {
         if learnt.is_empty() {
             learnt.recall_launches();
             recall_use(&mut learnt, &settings, clock.now());
+        } else {
+            recall_last_pass(&mut learnt, &settings, clock.now());
         }
         let recorder = Recorder::new(settings.clone(), clock.now());
         Self {

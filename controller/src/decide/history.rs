@@ -328,14 +328,19 @@ impl Learnt {
         self.pools.is_empty()
     }
 
+    /// Time up to which instances were charged.
+    pub fn charged_at(&self) -> Option<DateTime<Utc>> {
+        self.charged_at
+    }
+
     /// States that the charges of an earlier controller are lost: running instances are charged
     /// from their launch.
     pub fn recall_launches(&mut self) {
         self.recalls_launches = true;
     }
 
-    /// Adds the use of a pool from a recording: `instances` ran from `from` to `to`. If all else
-    /// was lost, this keeps a daily budget from being spent twice.
+    /// Adds the use of a pool that another file shows: `instances` ran from `from` to `to`. If all
+    /// else was lost, this keeps a daily budget from being spent twice.
     pub fn recall_use(
         &mut self,
         pool: &str,

@@ -6,10 +6,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use eirs_platform::settings::Settings;
 use serde::{Deserialize, Serialize};
 
-use crate::{alerts::Ledger, decide::history::Learnt, record, refusals::Refusals};
+use crate::{alerts::Ledger, decide::history::Learnt, record, refusals::Refusals, status::Status};
 
 /// Time that is read from the recording: a day of any time zone.
 const READ_BACK: TimeDelta = TimeDelta::hours(26);
+/// Longest time between two writes of the memory, with room for late passes.
+const LONGEST_LOSS: TimeDelta = TimeDelta::minutes(5);
 /// Longest time between two lines of a pool that is observed every pass. A line is written every
 /// minute.
 const LONGEST_LINE: TimeDelta = TimeDelta::seconds(75);
@@ -23,6 +25,22 @@ pub(super) struct Remembered {
     pub(super) learnt: Learnt,
     /// The alerts that were sent to the webhook.
     pub(super) alerts: Ledger,
+}
+
+/// Charges what ran from the last write of the memory to the last pass of a controller that was
+/// killed: instances that ended with it are no longer there to be charged. The status file has their
+/// numbers, because each pass writes it.
+pub(super) fn recall_last_pass(learnt: &mut Learnt, settings: &Settings, now: DateTime<Utc>) {
+    let text = std::fs::read(settings.status_file()).ok();
+    let status = text.and_then(|text| serde_json::from_slice::<Status>(&text).ok());
+    let (Some(status), Some(from)) = (status, learnt.charged_at()) else { return };
+    if status.at <= from || status.at > now || status.at - from > LONGEST_LOSS {
+        return;
+    }
+    for pool in &status.pools {
+        let alive = pool.ready + pool.starting + pool.leaving;
+        learnt.recall_use(&pool.name, from, status.at, alive as usize, 0);
+    }
 }
 
 /// Reads from the recording which instances ran in the last day, so that the daily budget is known

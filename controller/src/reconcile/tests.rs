@@ -237,6 +237,32 @@ async fn a_changed_policy_is_in_force_after_a_tick_at_the_latest() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_killed_controller_loses_no_instance_time_beyond_its_last_pass() {
+    let rig = Rig::new();
+    rig.write_policy(&format!("[pool]\nmin = 1\n{DEFAULT}"));
+    rig.idle_instance("p-1").await;
+    let mut controller = rig.controller();
+    controller.pass().await;
+    for _ in 0..5 {
+        tokio::time::advance(Duration::from_secs(5)).await;
+        controller.pass().await;
+    }
+    let used_s = || rig.status().pools[0].today.instance_hours.unwrap_or_default() * 3600.0;
+    assert_eq!(used_s().round(), 25.0);
+    // Both are killed. The memory is 25 s old.
+    drop(controller);
+    rig.fleet.leave("p-1");
+    tokio::time::advance(Duration::from_secs(3)).await;
+    let mut controller = rig.controller();
+    controller.pass().await;
+    assert_eq!(used_s().round(), 25.0);
+    // Nothing is charged twice.
+    drop(controller);
+    rig.controller().pass().await;
+    assert_eq!(used_s().round(), 25.0);
+}
+
 fn order(rig: &Rig, change: impl FnOnce(&mut Operator)) {
     operator::change(rig.folder.path(), change).unwrap();
 }

@@ -16,7 +16,7 @@ prefix=${PREFIX:-/usr}
 programs=${PROGRAMS-target/release}
 names='eirs eirs-web eirs-controller eirs-worker'
 completions='bash:bash-completion/completions/eirs zsh:zsh/site-functions/_eirs fish:fish/vendor_completions.d/eirs.fish'
-units='eirs-web.service eirs-controller.service eirs-worker.service eirs.target'
+units='eirs-web.service eirs-controller.service eirs-policies.path eirs-worker.service eirs.target'
 edited='eirs.toml policies/default.toml'
 
 # put FROM TO [MODE]

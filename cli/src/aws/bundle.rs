@@ -49,6 +49,7 @@ const LOGS_UNITS: [(&str, &str); 3] = [
 ];
 const WEB_UNIT: &str = include_str!("../../../systemd/eirs-web.service");
 const CONTROLLER_UNIT: &str = include_str!("../../../systemd/eirs-controller.service");
+const POLICIES_PATH: &str = include_str!("../../../systemd/eirs-policies.path");
 const TARGET: &str = include_str!("../../../systemd/eirs.target");
 const SYSUSERS: &str = include_str!("../../../systemd/eirs.sysusers");
 const TMPFILES: &str = include_str!("../../../systemd/eirs.tmpfiles");
@@ -180,6 +181,7 @@ fn web(account: &Account) -> anyhow::Result<Entries> {
     let units = [
         ("eirs-web.service", WEB_UNIT),
         ("eirs-controller.service", CONTROLLER_UNIT),
+        ("eirs-policies.path", POLICIES_PATH),
         ("eirs.target", TARGET),
     ];
     let mut entries = common(&units, &["eirs", "eirs-controller", "eirs-web"])?;

@@ -100,6 +100,38 @@ fn bad_settings_fail_with_78_and_the_key_and_without_restarts() {
 }
 
 #[test]
+fn a_controller_with_a_wrong_policy_starts_when_that_is_repaired_unless_it_was_stopped() {
+    let Some(machine) = Plan::with_script("echo cat").boot() else { return };
+    const FILE: &str = "/etc/eirs/policies/default.toml";
+    let good = machine.read(FILE);
+    let edit = |text: &str| _ = machine.run("sh", &["-c", &format!("cat > {FILE} <<'END'\n{text}\nEND")]);
+    let refusals =
+        |line: &str| machine.log("eirs-controller").iter().filter(|said| said.contains(line)).count();
+    edit("[pool]\nmax = 1.5");
+    machine.systemctl(&["start", "eirs.target"]);
+    machine.becomes("eirs-controller", "ActiveState", "failed");
+    machine.becomes("eirs-policies.path", "ActiveState", "active");
+    let ids = machine.hand_over(0..1);
+    edit("[pool]\nmax = 2.5");
+    eventually("it is refused again", || (refusals("pool.max: is 2.5") > 0).then_some(()));
+    machine.becomes("eirs-controller", "ActiveState", "failed");
+    edit(&good);
+    machine.becomes("eirs-controller", "ActiveState", "active");
+    machine.expect_results(&ids, "cat");
+    machine.systemctl(&["stop", "eirs-controller"]);
+    machine.becomes("eirs-policies.path", "ActiveState", "inactive");
+
+    // The same if it was stopped while it was down.
+    edit("[pool]\nmax = 1.5");
+    for stopped in ["eirs-controller", "eirs.target"] {
+        assert!(!machine.try_run("systemctl", &["start", "eirs-controller"]).status.success());
+        machine.becomes("eirs-policies.path", "ActiveState", "active");
+        machine.systemctl(&["stop", stopped]);
+        machine.becomes("eirs-policies.path", "ActiveState", "inactive");
+    }
+}
+
+#[test]
 fn a_repeatedly_failing_service_is_given_up_and_shown() {
     let plan = Plan::with_script("echo cat")
         .drop_in("eirs-web", "[Unit]\nStartLimitBurst=4\n[Service]\nRestartSec=100ms\n");

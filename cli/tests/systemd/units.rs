@@ -133,6 +133,7 @@ fn systemd_analyze_finds_no_errors_in_the_units() {
     let names = SERVICES.map(|name| format!("{name}.service")).into_iter().chain(
         [
             "eirs.target",
+            "eirs-policies.path",
             "eirs-guard.service",
             "eirs-guard.timer",
             "eirs-logs.service",

@@ -234,9 +234,9 @@ pub fn read_image(path: &Path) -> anyhow::Result<Image> {
     Ok(Image { name, bytes: bytes.into() })
 }
 
-/// Reads a file; refuses what might never end, or never begin, such as a FIFO that nobody writes to.
-/// A pipe that was handed to this process has a writer: `/dev/stdin`, and `/dev/fd/63` of a shell's
-/// `<(command)`.
+/// Reads a file; refuses what might never end, or never begin, such as a FIFO that nobody writes
+/// to. A pipe that was handed to this process has a writer: `/dev/stdin`, and `/dev/fd/63` of a
+/// shell's `<(command)`.
 ///
 /// # Errors
 ///

@@ -66,8 +66,8 @@ impl Check {
         Ok(if report.is_well() { Exit::Ok } else { Exit::Failed })
     }
 
-    /// Returns the installation to inspect; `None`, after a message, if nothing has run yet. That is
-    /// a problem like all that cannot be inspected: a wrong folder must not look healthy.
+    /// Returns the installation to inspect; `None`, after a message, if nothing has run yet. That
+    /// is a problem like all that cannot be inspected: a wrong folder must not look healthy.
     async fn place(&self, settings: Settings) -> Result<Option<Place>, Stop> {
         if settings.backend == BackendKind::Aws {
             return cloud(settings).await.map(Some);

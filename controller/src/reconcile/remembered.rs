@@ -28,8 +28,8 @@ pub(super) struct Remembered {
 }
 
 /// Charges what ran from the last write of the memory to the last pass of a controller that was
-/// killed: instances that ended with it are no longer there to be charged. The status file has their
-/// numbers, because each pass writes it.
+/// killed: instances that ended with it are no longer there to be charged. The status file has
+/// their numbers, because each pass writes it.
 pub(super) fn recall_last_pass(learnt: &mut Learnt, settings: &Settings, now: DateTime<Utc>) {
     let text = std::fs::read(settings.status_file()).ok();
     let status = text.and_then(|text| serde_json::from_slice::<Status>(&text).ok());

@@ -47,8 +47,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(30);
 /// Maximum size of hyper's read buffer, and so of a request's header. hyper doubles the buffer each
 /// time a read fills it: without a limit, a hundred uploads at once would take 40 MB.
 pub(super) const BUFFER: usize = 32 * 1024;
-/// Maximum size of a header that is read in HTTP/2. One above [`BUFFER`] is refused with a sentence;
-/// one above this, by hyper with a status alone (h2 0.4).
+/// Maximum size of a header that is read in HTTP/2. One above [`BUFFER`] is refused with a
+/// sentence; one above this, by hyper with a status alone (h2 0.4).
 const READ_HEADER: u32 = 2 * BUFFER as u32;
 /// Maximum number of concurrent requests on one connection of HTTP/2.
 const STREAMS: u32 = 100;

@@ -32,12 +32,12 @@ fn the_page_shows_workers_start_and_stop_and_what_an_image_waits_for() {
 
     let states: Vec<String> = serde_json::from_value(visit.script("return window.states")).expect("texts");
     let place = |hint: &str| states.iter().position(|state| state.starts_with(hint));
-    let told = [place("starting a worker"), place("classifying")];
-    assert!(told[0].is_some() && told[0] < told[1], "{states:?}");
+    let found = [place("starting a worker"), place("classifying")];
+    assert!(found[0].is_some() && found[0] < found[1], "{states:?}");
 
-    let decisions = eventually("the decision and its end are told", || {
-        let told = visit.text("#decisions");
-        (told.contains("start") && told.contains("drain")).then_some(told)
+    let decisions = eventually("the decision and its end are shown", || {
+        let found = visit.text("#decisions");
+        (found.contains("start") && found.contains("drain")).then_some(found)
     });
     assert!(decisions.contains("default: "), "{decisions}");
     eventually("no worker is left", || (!visit.text("#fleet").contains("default-1")).then_some(()));
@@ -74,9 +74,9 @@ fn in_a_long_queue_each_image_shows_a_decreasing_place() {
     let names = ["arrow_0.jpg", "bolt_0.jpg", "circle_0.jpg", "cross_0.jpg"];
     others(0..10);
     visit.pick(&names.map(sample_file));
-    eventually("all are told", || {
-        let told = visit.text("#results").matches("waiting behind about").count();
-        (told == names.len()).then_some(())
+    eventually("all are shown", || {
+        let found = visit.text("#results").matches("waiting behind about").count();
+        (found == names.len()).then_some(())
     });
     others(10..16);
     visit.settled(names.len());
@@ -86,10 +86,10 @@ fn in_a_long_queue_each_image_shows_a_decreasing_place() {
         let number = state.strip_prefix("waiting behind about ")?.split_once(' ')?.0;
         number.parse::<u32>().ok()
     };
-    let told: Vec<Vec<u32>> = states.values().map(|all| all.iter().filter_map(before).collect()).collect();
+    let found: Vec<Vec<u32>> = states.values().map(|all| all.iter().filter_map(before).collect()).collect();
     let is_counting_down = |numbers: &Vec<u32>| numbers.is_sorted_by(|one, next| one > next);
-    assert!(told.iter().all(is_counting_down), "{states:?}");
-    let places: BTreeSet<_> = told.iter().filter_map(|numbers| numbers.first()).collect();
+    assert!(found.iter().all(is_counting_down), "{states:?}");
+    let places: BTreeSet<_> = found.iter().filter_map(|numbers| numbers.first()).collect();
     assert!(places.len() >= 2, "the places must differ: {states:?}");
     assert!(places.iter().all(|place| **place < 14), "later images must not be ahead: {states:?}");
 }

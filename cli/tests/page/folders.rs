@@ -33,7 +33,7 @@ fn write(file: &Path, content: &[u8]) {
     fs::write(file, content).expect("a file");
 }
 
-fn told(entries: &[Entry]) -> Vec<(&str, &str)> {
+fn named(entries: &[Entry]) -> Vec<(&str, &str)> {
     entries.iter().map(|entry| (entry.name.as_str(), entry.label.as_deref().unwrap_or("none"))).collect()
 }
 
@@ -50,7 +50,7 @@ fn every_image_in_a_dropped_folder_gets_a_label_and_other_files_are_counted() {
         ("album/trip/day 1/bolt.jpg", "bolt"),
         ("arrow_0.jpg", "arrow"),
     ];
-    assert_eq!(told(&entries), expected);
+    assert_eq!(named(&entries), expected);
     assert_eq!(visit.text("#folder-said"), LEFT_OUT);
     assert_eq!(visit.text("#summary"), "4 images labelled");
     assert_eq!(visit.complaints(), [""; 0]);
@@ -68,7 +68,7 @@ fn a_chosen_folder_works_like_a_dropped_one() {
     let entries = visit.settled(3);
     let expected =
         [("album/2.JPG", "star"), ("album/10.jpg", "heart"), ("album/trip/day 1/bolt.jpg", "bolt")];
-    assert_eq!(told(&entries), expected);
+    assert_eq!(named(&entries), expected);
     assert_eq!(visit.text("#folder-said"), LEFT_OUT);
     assert_eq!(visit.complaints(), [""; 0]);
 }

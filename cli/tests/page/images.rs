@@ -53,9 +53,9 @@ fn dropped_and_pasted_images_are_uploaded() {
     visit.bring("drop", "dropped.jpg", "image/jpeg", &sample("heart_0.jpg"));
     visit.bring("paste", "image.png", "image/jpeg", &sample("bolt_0.jpg"));
     let entries = visit.settled(2);
-    let told = entries.iter().map(|entry| (entry.name.as_str(), entry.label.as_deref()));
+    let found = entries.iter().map(|entry| (entry.name.as_str(), entry.label.as_deref()));
     assert_eq!(
-        told.collect::<Vec<_>>(),
+        found.collect::<Vec<_>>(),
         [("dropped.jpg", Some("heart")), ("image.png", Some("bolt"))],
         "{entries:?}"
     );
@@ -63,7 +63,7 @@ fn dropped_and_pasted_images_are_uploaded() {
 }
 
 #[test]
-fn other_broken_and_empty_files_have_clear_errors() {
+fn files_that_are_empty_broken_or_no_image_get_a_clear_error() {
     let site = Site::with_model();
     let (web, _worker) = (site.web(), site.worker());
     let Some(visit) = Visit::to(&web) else { return };
@@ -95,7 +95,7 @@ fn other_broken_and_empty_files_have_clear_errors() {
 }
 
 #[test]
-fn many_images_take_little_space_and_failures_come_first() {
+fn of_many_images_failures_come_first_and_the_list_stays_short() {
     let site = Site::new();
     let (web, _worker) = (site.web(), site.worker());
     let Some(visit) = Visit::to(&web) else { return };

@@ -9,8 +9,8 @@
 
 mod visit;
 
+mod accessibility;
 mod connection;
-mod everybody;
 mod fleet;
 mod folders;
 mod images;

@@ -7,36 +7,36 @@ use eirs_controller::simulate::Faults;
 use super::duration;
 
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Bad luck")]
+#[command(next_help_heading = "Simulated faults")]
 pub(super) struct Luck {
-    /// The share of starts that never become ready, from 0 to 1
+    /// Share of started instances that never become ready, from 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share, hide_default_value = true)]
     boot_failure: f64,
-    /// The share of start calls that are refused for lack of capacity
+    /// Share of starts that are refused for lack of capacity, from 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share, hide_default_value = true)]
     capacity_errors: f64,
-    /// The share of reports, of workers and of web, that never arrive
+    /// Share of the reports of workers and web hosts that are lost, from 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share, hide_default_value = true)]
     lost_reports: f64,
-    /// The queue's depth is read this late
+    /// Age of the queue depth that the controller sees
     #[arg(
         long, value_name = "TIME", default_value = "0s", value_parser = duration,
         hide_default_value = true
     )]
     depth_lag: Duration,
-    /// The mean time until a running instance vanishes with its jobs
+    /// Mean time until a running instance disappears with its jobs [default: never]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     vanish_after: Option<Duration>,
-    /// The controller is killed and restarted this often
+    /// Interval at which the controller is killed [default: never]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     restart_every: Option<Duration>,
-    /// It is started again only after this; reports wait for it meanwhile
+    /// Time from such a kill to the restart; reports wait meanwhile
     #[arg(
         long, value_name = "TIME", default_value = "0s", value_parser = duration,
         hide_default_value = true
     )]
     downtime: Duration,
-    /// The clocks of queue, web and machines differ from the controller's by up to this
+    /// Largest difference between the controller's clock and those of queue, web hosts and machines
     #[arg(
         long, value_name = "TIME", default_value = "0s", value_parser = duration,
         hide_default_value = true

@@ -81,15 +81,15 @@ impl Kpa {
         let (most, least) = (UP_RATE * base, (base / DOWN_RATE).floor());
         let within = |needed: u32| f64::from(needed).max(least).min(most).ceil() as u32;
         let by_panic = ceil(panic / self.target);
-        let (stable_wish, panic_wish) = (within(ceil(stable / self.target)), within(by_panic));
+        let (desired_stable, desired_panic) = (within(ceil(stable / self.target)), within(by_panic));
         if f64::from(by_panic) / base >= THRESHOLD {
             self.panics_since = Some(now);
         } else if self.panics_since.is_some_and(|since| since + STABLE < now) {
             (self.panics_since, self.most_in_panic) = (None, 0);
         }
-        let mut wanted = stable_wish;
+        let mut wanted = desired_stable;
         if self.panics_since.is_some() {
-            self.most_in_panic = self.most_in_panic.max(panic_wish).max(stable_wish);
+            self.most_in_panic = self.most_in_panic.max(desired_panic).max(desired_stable);
             wanted = self.most_in_panic;
         }
         if stable > 0.0 || self.panics_since.is_some() {
@@ -121,7 +121,7 @@ mod tests {
 
     /// The changes of the number of pods, for these numbers of requests in the system from each
     /// second on, if pods are ready at once.
-    fn wishes(requests: &[(u64, u128)], until: u64) -> Vec<(u64, u32)> {
+    fn desired(requests: &[(u64, u128)], until: u64) -> Vec<(u64, u32)> {
         let mut kpa = Kpa::new(&Setup::default(), 15, 1.0);
         let (mut total, mut active, mut changes) = (0, 0, Vec::new());
         for second in 0..=until {
@@ -144,18 +144,18 @@ mod tests {
     fn a_steady_load_gets_the_pods_it_needs_and_no_load_ends_at_zero() {
         // Four requests from 60 s to 200 s. After one tick the six-second mean is 4·2/6 = 1.33,
         // which needs two pods and causes panic; then it is 2.67 and 4.
-        let wishes = wishes(&[(0, 0), (60, 4), (200, 0)], 400);
-        assert_eq!(&wishes[..3], [(62, 2), (64, 3), (66, 4)]);
+        let desired = desired(&[(0, 0), (60, 4), (200, 0)], 400);
+        assert_eq!(&desired[..3], [(62, 2), (64, 3), (66, 4)]);
         // From 200 s on the stable mean falls: it is below three after 15 s, and zero at 260 s.
-        assert_eq!(&wishes[3..], [(216, 3), (230, 2), (246, 1), (260, 0)]);
+        assert_eq!(&desired[3..], [(216, 3), (230, 2), (246, 1), (260, 0)]);
     }
 
     #[test]
     fn it_does_not_scale_in_during_panic() {
-        let wishes = wishes(&[(0, 1), (100, 10), (106, 0)], 240);
-        let top = wishes.iter().map(|(_, wanted)| *wanted).max();
+        let desired = desired(&[(0, 1), (100, 10), (106, 0)], 240);
+        let top = desired.iter().map(|(_, wanted)| *wanted).max();
         assert_eq!(top, Some(10));
-        let (second, _) = wishes.iter().skip_while(|(_, wanted)| *wanted < 10).nth(1).copied().unwrap();
-        assert!(second >= 160, "{wishes:?}");
+        let (second, _) = desired.iter().skip_while(|(_, wanted)| *wanted < 10).nth(1).copied().unwrap();
+        assert!(second >= 160, "{desired:?}");
     }
 }

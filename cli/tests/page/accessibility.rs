@@ -12,7 +12,7 @@ const TAB: &str = "\u{e004}";
 
 /// A page with every control: a controller, an image with a label, one with an error, and a choice
 /// of models.
-fn busy(site: &Site, check: impl FnOnce(&Visit)) {
+fn with_every_control(site: &Site, check: impl FnOnce(&Visit)) {
     let web = site.web();
     let _controller = site.controller(POLICY);
     let Some(visit) = Visit::to(&web) else { return };
@@ -30,7 +30,7 @@ fn site() -> Site {
 
 #[test]
 fn every_control_is_reachable_by_tab_and_has_an_accessible_name() {
-    busy(&site(), |visit| {
+    with_every_control(&site(), |visit| {
         let controls = visit.script(
             "return [...document.querySelectorAll('a[href], button, input, select, textarea, [tabindex=\"0\"]')]
                .filter((one) => one.checkVisibility()).map((one, number) => (one.dataset.number = String(number)))",
@@ -47,12 +47,12 @@ fn every_control_is_reachable_by_tab_and_has_an_accessible_name() {
                 continue;
             }
             let name = visit.browser.name_of_focus().expect("a name");
-            assert!(!name.trim().is_empty(), "control {focus} has no name: {}", what_has_focus(visit));
+            assert!(!name.trim().is_empty(), "control {focus} has no name: {}", focused_element(visit));
             let outline = visit.script(
                 "const at = document.activeElement; const seen = at.type === 'file' ? at.labels[0] : at;
                  return getComputedStyle(seen).outlineStyle",
             );
-            assert_ne!(outline, "none", "where the focus is cannot be seen: {}", what_has_focus(visit));
+            assert_ne!(outline, "none", "where the focus is cannot be seen: {}", focused_element(visit));
             reached.insert(focus);
         }
         let reached: BTreeSet<_> = reached.iter().map(String::as_str).collect();
@@ -60,13 +60,13 @@ fn every_control_is_reachable_by_tab_and_has_an_accessible_name() {
     });
 }
 
-fn what_has_focus(visit: &Visit) -> String {
+fn focused_element(visit: &Visit) -> String {
     visit.script("return document.activeElement.outerHTML.slice(0, 200)").to_string()
 }
 
 #[test]
 fn on_a_phone_nothing_exceeds_the_width_of_the_screen() {
-    busy(&site(), |visit| {
+    with_every_control(&site(), |visit| {
         visit.narrow(360);
         let widths = visit.script("return [document.documentElement.scrollWidth, innerWidth]");
         assert_eq!(widths[1], 360);

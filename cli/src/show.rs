@@ -243,9 +243,9 @@ mod tests {
 
     #[test]
     fn a_span_has_two_units_at_most() {
-        let told =
+        let shown =
             [0, 59, 60, 61, 599, 600, 3599, 3600, 7500, 86_400, 98_000].map(|s| span(Duration::from_secs(s)));
-        assert_eq!(told, ["0s", "59s", "1m", "1m 1s", "9m 59s", "10m", "59m", "1h", "2h 5m", "1d", "1d 3h"]);
+        assert_eq!(shown, ["0s", "59s", "1m", "1m 1s", "9m 59s", "10m", "59m", "1h", "2h 5m", "1d", "1d 3h"]);
     }
 
     #[test]

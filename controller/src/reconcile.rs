@@ -222,7 +222,7 @@ impl Controller {
             }
         }
         control.abort();
-        let released = self.backend.tell_control(None, self.clock.now()).await;
+        let released = self.backend.announce_control(None, self.clock.now()).await;
         let left = match &self.claim {
             Some(claim) => claim.leave().await,
             None => Ok(()),

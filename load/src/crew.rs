@@ -87,7 +87,7 @@ impl Crew {
     }
 
     /// Reports the progress.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn report_progress(&self) {
         let overdue = match self.overdue_us.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
             due => self.elapsed().saturating_sub(Duration::from_micros(due)),

@@ -215,10 +215,10 @@ impl Answer {
     /// Returns the detail of a problem response, or else the first line of the text.
     pub fn detail(&self) -> String {
         let problem = self.json();
-        let told = ["detail", "reason", "title"].iter().find_map(|key| problem.get(key)?.as_str());
+        let why = ["detail", "reason", "title"].iter().find_map(|key| problem.get(key)?.as_str());
         let text = String::from_utf8_lossy(&self.body);
         let first_line = || text.lines().next().unwrap_or_default().chars().take(200).collect();
-        told.map_or_else(first_line, str::to_owned)
+        why.map_or_else(first_line, str::to_owned)
     }
 }
 

@@ -311,12 +311,12 @@ mod tests {
             (0..count).for_each(|_| tally.classified(times, label, Some(truth)));
         }
         let worst = worst(&tally);
-        let told: Vec<_> = worst
+        let rows: Vec<_> = worst
             .iter()
             .map(|class| (class.label.as_str(), class.correct, class.of, class.shown()))
             .collect();
         assert_eq!(
-            told,
+            rows,
             [("dog", 9, 14, "wolf (3), cat (2)".to_owned()), ("cat", 5, 6, "dog (1)".to_owned())]
         );
     }

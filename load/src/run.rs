@@ -63,12 +63,12 @@ async fn load(options: Options, watch: Arc<dyn Watch>) -> anyhow::Result<Report>
                     done?;
                     break None;
                 }
-                _ = ticks.tick() => crew.tell(),
+                _ = ticks.tick() => crew.report_progress(),
             }
         }
         // The tally is always complete, so uploads can be dropped at any await, as here.
     };
-    crew.tell();
+    crew.report_progress();
     Ok(Report::of(&crew, stopped))
 }
 

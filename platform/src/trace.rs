@@ -60,7 +60,7 @@ impl Scope {
     }
 
     /// Creates a scope that is neither collected nor logged.
-    pub fn untold() -> Self {
+    pub fn silent() -> Self {
         Self::begin(Span::none(), None, |_| Span::none())
     }
 

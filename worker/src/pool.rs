@@ -316,7 +316,7 @@ mod tests {
     impl Classifier for Slow {
         fn classify(&mut self, images: &[Image]) -> Vec<Classified> {
             let _nobody_looks = self.begun.send(());
-            let _told_or_over = lock(&self.go).recv();
+            let _sent_or_over = lock(&self.go).recv();
             images.iter().map(|_| Ok(vec![Guess { label: "cat".into(), confidence: 1.0 }])).collect()
         }
     }
@@ -339,7 +339,7 @@ mod tests {
     }
 
     async fn classify(pool: &Pool, queue: Option<&SharedQueue>) -> Answer {
-        pool.classify(image(), &Scope::untold(), queue).await.0
+        pool.classify(image(), &Scope::silent(), queue).await.0
     }
 
     #[tokio::test]
@@ -382,7 +382,7 @@ mod tests {
             assert!(matches!(left, Answer::LeftAlone), "{left:?}");
             queue.send(vec![Bytes::from_static(b"another")]).await.unwrap();
             let third = classify(&pool, Some(&queue));
-            let told = async {
+            let let_go = async {
                 // The third one checks the queue and stays.
                 watched.next("depth", Fault::None);
                 let looked = async {
@@ -394,7 +394,7 @@ mod tests {
                 go.send(()).unwrap();
                 go.send(()).unwrap();
             };
-            let (third, ()) = tokio::join!(third, told);
+            let (third, ()) = tokio::join!(third, let_go);
             assert!(matches!(third, Answer::Given(Ok(_))), "the queue has jobs for other workers: {third:?}");
         };
         let (first, ()) = tokio::join!(classify(&pool, None), second);

@@ -140,7 +140,7 @@ async fn take(
             if end_at_once(worker, held, &reply).await {
                 drop(slot);
                 worker.activity.done(taken.saturating_sub(waited));
-                return tell_log(worker, job, taken, waited);
+                return log_times(worker, job, taken, waited);
             }
             store(worker, job, &reply).await
         }
@@ -152,7 +152,7 @@ async fn take(
         Ok((reply, gave_up)) => match finish(worker, held, reply, gave_up).await {
             Ok(()) => {
                 worker.activity.done(taken.saturating_sub(waited));
-                tell_log(worker, job, taken, waited);
+                log_times(worker, job, taken, waited);
             }
             // The result is stored, so the next delivery replies with it.
             Err(error) => {
@@ -250,7 +250,7 @@ async fn classify(worker: &Worker, job: &Job, turn: &mut Turn, scope: &Scope) ->
 }
 
 /// Logs the times of a job: at level info if it was slow, else at debug.
-fn tell_log(worker: &Worker, job: &Job, taken: Duration, waited: Duration) {
+fn log_times(worker: &Worker, job: &Job, taken: Duration, waited: Duration) {
     let (service_ms, waited_ms) = (taken.as_secs_f64() * 1e3, waited.as_secs_f64() * 1e3);
     let slow_after = worker.settings.worker.slow_after;
     if !slow_after.is_zero() && taken > slow_after {
@@ -282,11 +282,11 @@ async fn finish(worker: &Worker, held: &Held<'_>, reply: Bytes, gave_up: bool) -
     let replying = debug_span!(target: TARGET, "reply", otel.kind = "producer");
     // Before the ack, so that the next delivery repeats the check if this worker dies. No client
     // waits for it.
-    let (told, forgotten) = tokio::join!(
-        tell(worker, job, reply.clone()).instrument(replying),
+    let (sent, forgotten) = tokio::join!(
+        send_reply(worker, job, reply.clone()).instrument(replying),
         retry(|| outcome::forget_if_erased(worker, job, &reply)),
     );
-    told.and(forgotten)?;
+    sent.and(forgotten)?;
     if lease.is_lost() {
         // The other delivery finds the stored result and acks.
         return Ok(());
@@ -297,22 +297,22 @@ async fn finish(worker: &Worker, held: &Held<'_>, reply: Bytes, gave_up: bool) -
 
 /// Replies to the web host that sent the job. If that host has ended, its queue is gone and nothing
 /// waits there; the stored result serves a client that asks again.
-async fn tell(worker: &Worker, job: &Job, reply: Bytes) -> Result<()> {
+async fn send_reply(worker: &Worker, job: &Job, reply: Bytes) -> Result<()> {
     let reply_to = &job.reply_to;
     // Without other jobs, there are no other replies to combine this one with.
     let since = (worker.clock.now() - job.sent_at).to_std().unwrap_or_default();
     let patience = if worker.leases.under_way() > 0 { queue::patience(since) } else { Duration::ZERO };
-    let told = match retry(|| worker.response_queue(reply_to)).await {
+    let sent = match retry(|| worker.response_queue(reply_to)).await {
         Ok(responses) => retry(|| responses.send_within(vec![reply.clone()], patience)).await,
         Err(error) => Err(error),
     };
-    match told {
+    match sent {
         Err(error) if error.is_missing() => {
             tracing::debug!(reply_to, %error, "the response queue {reply_to} is gone");
             worker.forget_response_queue(reply_to).await;
             Ok(())
         }
-        told => told,
+        sent => sent,
     }
 }
 

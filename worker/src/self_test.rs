@@ -17,7 +17,7 @@ pub async fn self_test(settings: &Settings) -> anyhow::Result<Vec<String>> {
         let pool = tokio::task::spawn_blocking(move || Pool::start(&loaded, 1)).await?;
         let pool = pool.map_err(|error| error.context(format!("models.{name}")))?;
         let image = Image { name: "grey.bmp".to_owned(), bytes: grey() };
-        let why = match pool.classify(image, &Scope::untold(), None).await.0 {
+        let why = match pool.classify(image, &Scope::silent(), None).await.0 {
             Answer::Given(Ok(top)) => {
                 let label = top.into_iter().next().map(|guess| guess.label).unwrap_or_default();
                 sentences.push(format!("models.{name}: {} labels a grey image `{label}`", pool.engine()));

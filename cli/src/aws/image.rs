@@ -108,35 +108,35 @@ impl Oven<'_> {
             && builder.tag(BASE_TAG) == Some(self.base.id.as_str())
     }
 
-    /// Bakes the image, or finds an existing one; `tell` is called with each step.
-    pub(crate) async fn bake(&self, account: &Account, tell: &dyn Fn(&str)) -> anyhow::Result<Image> {
+    /// Bakes the image, or finds an existing one; `say` is called with each step.
+    pub(crate) async fn bake(&self, account: &Account, say: &dyn Fn(&str)) -> anyhow::Result<Image> {
         let id = match of_bundle(account, &self.bundle.digest, &self.base.id).await? {
             Some(baked) if !baked.has_failed => baked.image.id,
             Some(failed) => {
-                tell(&format!("EC2 could not make the image {}; it is made again", failed.image.id));
+                say(&format!("EC2 could not make the image {}; it is made again", failed.image.id));
                 delete(account, &failed).await?;
-                self.make(account, tell).await?
+                self.make(account, say).await?
             }
-            None => self.make(account, tell).await?,
+            None => self.make(account, say).await?,
         };
-        tell(&format!("waiting for the image {id}"));
+        say(&format!("waiting for the image {id}"));
         let image = wait_for(account, &id).await?;
         self.clear(account).await?;
         Ok(image)
     }
 
-    async fn make(&self, account: &Account, tell: &dyn Fn(&str)) -> anyhow::Result<String> {
-        tell("uploading the archive for the machines");
+    async fn make(&self, account: &Account, say: &dyn Fn(&str)) -> anyhow::Result<String> {
+        say("uploading the archive for the machines");
         scripts::upload(account, self.bundle).await?;
-        let builder = self.builder(account, tell).await?;
-        tell(&format!("waiting for {builder} to install and test it"));
+        let builder = self.builder(account, say).await?;
+        say(&format!("waiting for {builder} to install and test it"));
         if let Err(error) = self.wait_for_builder(account, &builder).await {
             // The machine would only cost money; its report has been read.
             instances::terminate(account, std::slice::from_ref(&builder)).await?;
             scripts::forget_report(account, &self.name()).await?;
             return Err(error);
         }
-        tell(&format!("making an image of {builder}"));
+        say(&format!("making an image of {builder}"));
         let tags = [(BUNDLE_TAG, self.bundle.digest.as_str()), (BASE_TAG, self.base.id.as_str())];
         let call = account
             .ec2
@@ -152,7 +152,7 @@ impl Oven<'_> {
     }
 
     /// Returns the machine to bake: that of an interrupted run, or a new one.
-    async fn builder(&self, account: &Account, tell: &dyn Fn(&str)) -> anyhow::Result<String> {
+    async fn builder(&self, account: &Account, say: &dyn Fn(&str)) -> anyhow::Result<String> {
         let builders = instances::all(account, Some(tag::BUILDER)).await?;
         let (usable, stale): (Vec<_>, Vec<_>) =
             builders.into_iter().partition(|builder| self.is_for_this(builder));
@@ -162,7 +162,7 @@ impl Oven<'_> {
             return Ok(builder.id);
         }
         scripts::forget_report(account, &self.name()).await?;
-        tell("launching the machine for the image");
+        say("launching the machine for the image");
         let launch = Launch {
             purpose: tag::BUILDER,
             image: self.base,

@@ -156,39 +156,39 @@ impl Pool {
         &self,
         account: &Account,
         place: Place<'_>,
-        tell: &dyn Fn(&str),
+        say: &dyn Fn(&str),
     ) -> anyhow::Result<()> {
         let changes = self.changes(Some(place.image));
         let others = self.of_another_model(account);
         if !others.is_empty() {
             let name = self.profile().name(account);
-            tell(&format!("{}: giving {} the role {name}", self.name, others.join(", ")));
+            say(&format!("{}: giving {} the role {name}", self.name, others.join(", ")));
             instances::set_profile(account, &others, &name).await?;
         }
         let superfluous = [changes.strays.as_slice(), &changes.surplus].concat();
-        self.take_away(account, &superfluous, tell).await?;
+        self.take_away(account, &superfluous, say).await?;
         if !changes.unfinished.is_empty() {
-            tell(&format!("{}: finishing {}", self.name, changes.unfinished.join(", ")));
+            say(&format!("{}: finishing {}", self.name, changes.unfinished.join(", ")));
             wake(account, &changes.unfinished).await?;
-            let reached = self.come_up(account, changes.unfinished.clone(), tell).await?;
-            self.park(account, &reached, tell).await?;
+            let reached = self.come_up(account, changes.unfinished.clone(), say).await?;
+            self.park(account, &reached, say).await?;
         }
         let mut missing = self.machines_missing(account, place.image).await?;
         let (mut wave, mut failures) = (WAVE, 0);
         while missing > 0 {
             let count = missing.min(wave);
-            tell(&format!("{}: launching {count} of {missing}", self.name));
+            say(&format!("{}: launching {count} of {missing}", self.name));
             let launched = match self.launch(account, place, count, &[]).await {
                 Ok(launched) => launched,
                 // A limit of the account or of a zone; smaller waves may succeed.
                 Err(Error::NoCapacity { why, .. }) if wave > 1 => {
                     wave = 1;
-                    tell(&format!("{}: {why}; one at a time", self.name));
+                    say(&format!("{}: {why}; one at a time", self.name));
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
-            let proven = self.come_up(account, launched, tell).await?;
+            let proven = self.come_up(account, launched, say).await?;
             failures = if proven.is_empty() { failures + 1 } else { 0 };
             anyhow::ensure!(
                 failures < FAILURES,
@@ -196,7 +196,7 @@ impl Pool {
                 SSM; do its subnets reach the internet?",
                 self.name
             );
-            self.park(account, &proven, tell).await?;
+            self.park(account, &proven, say).await?;
             missing -= proven.len() as u32;
         }
         Ok(())
@@ -220,12 +220,12 @@ impl Pool {
         &self,
         account: &Account,
         ids: &[String],
-        tell: &dyn Fn(&str),
+        say: &dyn Fn(&str),
     ) -> anyhow::Result<()> {
         if ids.is_empty() {
             return Ok(());
         }
-        tell(&format!("{}: removing {}", self.name, ids.join(", ")));
+        say(&format!("{}: removing {}", self.name, ids.join(", ")));
         instances::set_tags(account, ids, &[(tag::HANDED_OVER, "no")]).await?;
         let now = instances::all(account, Some(tag::WORKER)).await?;
         let (at_work, parked): (Vec<_>, Vec<_>) = now
@@ -235,7 +235,7 @@ impl Pool {
         let of = |machines: Vec<Instance>| machines.into_iter().map(|machine| machine.id).collect::<Vec<_>>();
         let at_work = of(at_work);
         if !at_work.is_empty() {
-            tell(&format!(
+            say(&format!(
                 "{}: {} was just started, and stays until it is parked",
                 self.name,
                 at_work.join(", ")
@@ -305,20 +305,20 @@ impl Pool {
         &self,
         account: &Account,
         ids: Vec<String>,
-        tell: &dyn Fn(&str),
+        say: &dyn Fn(&str),
     ) -> anyhow::Result<Vec<String>> {
-        tell(&format!("{}: waiting for {} to start", self.name, ids.join(", ")));
+        say(&format!("{}: waiting for {} to start", self.name, ids.join(", ")));
         let mut up = Vec::new();
         for id in &ids {
             match instances::wait_for(account, std::slice::from_ref(id), &State::Running, RUNS_WITHIN).await {
                 Ok(_) => up.push(id.clone()),
-                Err(error) => tell(&format!("{}: {error:#}; launching another one", self.name)),
+                Err(error) => say(&format!("{}: {error:#}; launching another one", self.name)),
             }
         }
         let reached = registered(account, &up).await?;
         let lost: Vec<_> = ids.iter().filter(|id| !reached.contains(id)).cloned().collect();
         if !lost.is_empty() {
-            tell(&format!(
+            say(&format!(
                 "{}: {} cannot be reached over SSM; launching another one",
                 self.name,
                 lost.join(", ")
@@ -333,12 +333,12 @@ impl Pool {
         &self,
         account: &Account,
         ids: &[String],
-        tell: &dyn Fn(&str),
+        say: &dyn Fn(&str),
     ) -> anyhow::Result<()> {
         if ids.is_empty() {
             return Ok(());
         }
-        tell(&format!("{}: parking {}", self.name, ids.join(", ")));
+        say(&format!("{}: parking {}", self.name, ids.join(", ")));
         instances::stop(account, ids).await?;
         instances::wait_for(account, ids, &State::Stopped, STOPS_WITHIN).await?;
         instances::set_tags(account, ids, &[(tag::HANDED_OVER, tag::YES)]).await

@@ -54,7 +54,7 @@ impl Wanted {
     }
 
     /// Creates or updates the queue. The name of a deleted queue can be used again after a minute.
-    pub(crate) async fn ensure(&self, account: &Account, tell: &dyn Fn(&str)) -> anyhow::Result<()> {
+    pub(crate) async fn ensure(&self, account: &Account, say: &dyn Fn(&str)) -> anyhow::Result<()> {
         let deadline = Instant::now() + NAME_IS_FREE_WITHIN;
         loop {
             match account.sqs.ensure(&self.name, self.options.clone()).await {
@@ -62,7 +62,7 @@ impl Wanted {
                     if error.to_string().contains("QueueDeletedRecently") && Instant::now() < deadline =>
                 {
                     let name = account.sqs.full_name(&self.name);
-                    tell(&format!(
+                    say(&format!(
                         "the queue {name} was deleted a moment ago; SQS keeps its name for a minute"
                     ));
                     tokio::time::sleep(LOOK_EVERY).await;

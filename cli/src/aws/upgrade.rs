@@ -29,10 +29,10 @@ pub(crate) async fn run(
     account: &Account,
     host: &Instance,
     bundle: &Bundle,
-    tell: &dyn Fn(&str),
+    say: &dyn Fn(&str),
 ) -> anyhow::Result<()> {
     let name = format!("upgrade-{}-{}", host.id, &bundle.digest[..12]);
-    tell("uploading what the web host gets");
+    say("uploading what the web host gets");
     scripts::upload(account, bundle).await?;
     scripts::forget_report(account, &name).await?;
     let script = scripts::upgrade(account, bundle, &name).await?;
@@ -46,7 +46,7 @@ pub(crate) async fn run(
     let signed = get.presigned(PresigningConfig::expires_in(GOOD_FOR)?).await;
     let signed = signed.map_err(|error| aws::error("signing", &error))?;
 
-    tell(&format!("upgrading {}", host.id));
+    say(&format!("upgrading {}", host.id));
     let values = [signed.uri().to_owned(), account.id.clone(), digest];
     let mut call = account.ssm.send_command().document_name(Kind::Upgrade.name(account.prefix()));
     for (name, value) in UPGRADE_PARAMETERS.into_iter().zip(values) {

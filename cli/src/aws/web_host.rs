@@ -39,7 +39,7 @@ pub(crate) async fn ensure(
     account: &Account,
     place: Place<'_>,
     replace: bool,
-    tell: &dyn Fn(&str),
+    say: &dyn Fn(&str),
 ) -> anyhow::Result<Instance> {
     let hosts = all(account).await?;
     let (current, outdated): (Vec<_>, Vec<_>) =
@@ -47,13 +47,13 @@ pub(crate) async fn ensure(
     let id = match (current.first(), outdated.first()) {
         (Some(host), _) => host.id.clone(),
         (None, Some(host)) if !replace => return Ok(host.clone()),
-        (None, _) => place.launch(account, tell).await?,
+        (None, _) => place.launch(account, say).await?,
     };
-    tell(&format!("waiting for {id} to serve"));
+    say(&format!("waiting for {id} to serve"));
     let host = place.wait_until_it_serves(account, &id).await?;
     if replace && !outdated.is_empty() {
         let ids: Vec<_> = outdated.into_iter().map(|host| host.id).collect();
-        tell(&format!("the new web host serves; {} drains and is removed", ids.join(", ")));
+        say(&format!("the new web host serves; {} drains and is removed", ids.join(", ")));
         instances::stop(account, &ids).await?;
         instances::wait_for(account, &ids, &State::Stopped, STOPS_WITHIN).await?;
         instances::terminate(account, &ids).await?;
@@ -75,11 +75,11 @@ impl Place<'_> {
         format!("web-{}", &self.bundle.digest[..12])
     }
 
-    async fn launch(&self, account: &Account, tell: &dyn Fn(&str)) -> anyhow::Result<String> {
-        tell("uploading the archive for the web host");
+    async fn launch(&self, account: &Account, say: &dyn Fn(&str)) -> anyhow::Result<String> {
+        say("uploading the archive for the web host");
         scripts::upload(account, self.bundle).await?;
         scripts::forget_report(account, &self.name()).await?;
-        tell("launching the web host");
+        say("launching the web host");
         let launch = Launch {
             purpose: tag::WEB,
             image: self.base,

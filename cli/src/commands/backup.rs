@@ -41,7 +41,7 @@ impl Backup {
         let made = json!({
             "file": self.file, "bytes": copied.bytes, "messages": copied.messages, "seconds": seconds,
         });
-        self.voice.tell(&made, || {
+        self.voice.show(&made, || {
             let (size, file) = (ByteSize(copied.bytes), self.file.display());
             format!("{file}: {size}, {} messages, in {seconds:.1} s", copied.messages)
         });

@@ -169,7 +169,7 @@ impl List {
         if listing.letters.len() < self.limit as usize {
             listing.more = 0;
         }
-        self.voice.tell(&listing, || text::listing(&listing, desk, show::width()).trim_end().to_owned());
+        self.voice.show(&listing, || text::listing(&listing, desk, show::width()).trim_end().to_owned());
         Ok(Exit::Ok)
     }
 }
@@ -186,7 +186,7 @@ impl Redrive {
         if all {
             let there = All::of(&piles).await?;
             if there.letters == 0 {
-                voice.tell(&tally, || NONE);
+                voice.show(&tally, || NONE);
                 return Ok(Exit::Ok);
             }
             if !desk.is_agreed(yes, &there.sentence("Redrive")).await? {
@@ -212,7 +212,7 @@ impl Redrive {
                 done?;
             }
         }
-        voice.tell(&tally, || format!("{}.", tally.sentence()));
+        voice.show(&tally, || format!("{}.", tally.sentence()));
         desk.expect_no_signal()?;
         Ok(if tally.left == 0 { Exit::Ok } else { Exit::Failed })
     }
@@ -224,7 +224,7 @@ impl Purge {
         let piles = desk.piles(model.as_deref()).await?;
         let none = json!({ "deleted": 0 });
         let deleted = |letters: u64| {
-            voice.tell(&json!({ "deleted": letters }), || if letters == 0 { NONE } else { "Deleted." });
+            voice.show(&json!({ "deleted": letters }), || if letters == 0 { NONE } else { "Deleted." });
             Ok(Exit::Ok)
         };
         if all {

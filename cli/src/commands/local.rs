@@ -392,7 +392,7 @@ async fn stop(web: Role, controller: Role, settings: &Settings, signals: &mut Si
 mod tests {
     use super::*;
 
-    fn told(settings: &Settings, verbose: bool) -> Vec<(&'static str, String)> {
+    fn variables(settings: &Settings, verbose: bool) -> Vec<(&'static str, String)> {
         let layers = Layers::of(Some(Path::new("/some/eirs.toml")), &[]);
         let environment = environment(&layers, settings, &AddressFiles::of(settings), verbose).unwrap();
         environment.into_iter().map(|(key, value)| (key, value.into_string().unwrap())).collect()
@@ -402,7 +402,7 @@ mod tests {
     fn the_programs_get_settings_for_one_machine_unless_they_are_set() {
         let mut settings = Settings::default();
         settings.controller.policies = "mine".into();
-        let usual = told(&settings, false);
+        let usual = variables(&settings, false);
         for expected in [
             ("EIRS_CONFIG", "/some/eirs.toml"),
             ("EIRS_WORKER__THREADS", "1"),
@@ -420,13 +420,13 @@ mod tests {
         settings.worker.threads = 4;
         settings.controller.instance_limit = 7;
         settings.telemetry.filter = "eirs_web=debug".into();
-        let said = told(&settings, false);
+        let said = variables(&settings, false);
         assert!(said.contains(&("EIRS_CONTROLLER__INSTANCE_LIMIT", "7".into())), "{said:?}");
         assert!(
             !said.iter().any(|(key, _)| matches!(*key, "EIRS_WORKER__THREADS" | "EIRS_TELEMETRY__FILTER")),
             "{said:?}"
         );
-        assert!(told(&settings, true).contains(&("EIRS_TELEMETRY__FILTER", "info".into())));
+        assert!(variables(&settings, true).contains(&("EIRS_TELEMETRY__FILTER", "info".into())));
     }
 
     #[test]

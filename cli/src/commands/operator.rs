@@ -180,7 +180,7 @@ impl Uncordon {
 /// Reports the orders, and when they take effect.
 fn ordered(voice: Voice, settings: &Settings, orders: &Operator, sentence: impl Display) -> Exit {
     let controller_running = state_folder::holder(&settings.local.state, CONTROLLER_LOCK).is_some();
-    voice.tell(&Ordered { orders, controller_running }, || {
+    voice.show(&Ordered { orders, controller_running }, || {
         let when = match controller_running {
             true => "The controller obeys at once.",
             false => "No controller is running; the next one will obey.",

@@ -116,7 +116,7 @@ impl PlanCommand {
             missing: seen.missing,
             complaints,
         };
-        self.voice.tell(&report, || report.text(is_running, show::width()).trim_end().to_owned());
+        self.voice.show(&report, || report.text(is_running, show::width()).trim_end().to_owned());
         Ok(Exit::Ok)
     }
 }

@@ -49,7 +49,7 @@ impl Check {
             Ok(policies) => (policies.pools, Vec::new()),
             Err(complaints) => (BTreeMap::new(), complaints.iter().map(ToString::to_string).collect()),
         };
-        self.voice.tell(&json!({ "pools": pools, "complaints": complaints }), || {
+        self.voice.show(&json!({ "pools": pools, "complaints": complaints }), || {
             if !complaints.is_empty() {
                 return complaints.join("\n");
             }

@@ -279,7 +279,7 @@ pub(crate) async fn carry_out(
     global: &Global,
 ) -> anyhow::Result<Option<String>> {
     let progress = Progress::new();
-    let tell = |what: &str| progress.tell(what);
+    let say = |what: &str| progress.show(what);
     // First of all, so that `eirs check` and `eirs cleanup` find everything even after a failure.
     if let Some(file) = write_settings(account, global)? {
         progress.done(&format!("the settings of the installation, in {}", file.display()));
@@ -299,14 +299,14 @@ pub(crate) async fn carry_out(
 
     let subnets = network.offering(account, &account.settings.setup.worker_type).await?;
     let oven = Oven { bundle: &wanted.worker, base: &wanted.base, subnets: &subnets, group: &worker_group };
-    let image = oven.bake(account, &tell).await?;
+    let image = oven.bake(account, &say).await?;
     progress.done(&format!("the image of the workers, {}", image.id));
     let place = pool::Place { image: &image, subnets: &subnets, group: &worker_group };
-    if let Some(why) = update::machines(account, wanted, place, &tell).await? {
+    if let Some(why) = update::machines(account, wanted, place, &say).await? {
         return Ok(Some(why));
     }
     for pool in pool::all(account, &wanted.pools).await? {
-        pool.ensure(account, place, &tell).await?;
+        pool.ensure(account, place, &say).await?;
         progress.done(&format!(
             "the pool {}: {} parked or running",
             pool.name,
@@ -315,7 +315,7 @@ pub(crate) async fn carry_out(
     }
     if let (Some(bundle), WebHost::Upgraded) = (&wanted.web, wanted.web_host) {
         for host in web_host::all(account).await?.iter().filter(|host| !web_host::is_current(host, bundle)) {
-            upgrade::run(account, host, bundle, &tell).await?;
+            upgrade::run(account, host, bundle, &say).await?;
             progress.done(&format!("the web host {}, upgraded", host.id));
         }
         if let Some(host) = web_host::all(account).await?.first() {
@@ -324,7 +324,7 @@ pub(crate) async fn carry_out(
     } else if let Some(bundle) = &wanted.web {
         let subnets = network.offering(account, &account.settings.setup.web_type).await?;
         let place = web_host::Place { bundle, base: &wanted.base, subnets: &subnets, group: &web_group };
-        let host = web_host::ensure(account, place, wanted.replace_web_host, &tell).await?;
+        let host = web_host::ensure(account, place, wanted.replace_web_host, &say).await?;
         progress.done(&format!("the web host {}", host.id));
         give_address(account, &host.id, &progress).await?;
     }
@@ -341,15 +341,15 @@ async fn give_address(account: &Account, host: &str, progress: &Progress) -> any
 
 /// Creates everything that needs no network: buckets, queues, documents, the key and roles.
 async fn make_all(account: &Account, progress: &Progress) -> anyhow::Result<()> {
-    let tell = |what: &str| progress.tell(what);
+    let say = |what: &str| progress.show(what);
     for bucket in Bucket::both(account) {
-        tell(&format!("the bucket {}", bucket.name));
+        say(&format!("the bucket {}", bucket.name));
         bucket.ensure(account).await?;
         progress.done(&format!("the bucket {}", bucket.name));
     }
     for queue in queues::wanted(&account.settings) {
-        tell(&format!("the queue {}", account.sqs.full_name(&queue.name)));
-        queue.ensure(account, &tell).await?;
+        say(&format!("the queue {}", account.sqs.full_name(&queue.name)));
+        queue.ensure(account, &say).await?;
         progress.done(&format!("the queue {}", account.sqs.full_name(&queue.name)));
     }
     for kind in document::Kind::ALL {
@@ -358,7 +358,7 @@ async fn make_all(account: &Account, progress: &Progress) -> anyhow::Result<()> 
     }
     make_key(account, progress).await?;
     for role in Profile::all(&account.settings) {
-        tell(&format!("the role {}", role.name(account)));
+        say(&format!("the role {}", role.name(account)));
         role.ensure(account).await?;
         progress.done(&format!("the role and instance profile {}", role.name(account)));
     }

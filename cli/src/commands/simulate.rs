@@ -170,7 +170,7 @@ impl Simulate {
                     Stop::Usage(format!("{}: cannot be written: {error}", file.display()))
                 })?;
             }
-            self.voice.tell(&report, || text::report(&report).trim_end().to_owned());
+            self.voice.show(&report, || text::report(&report).trim_end().to_owned());
             report.wrong.is_empty()
         } else {
             let points = grid(&self.sweep).map_err(Stop::Usage)?;
@@ -184,7 +184,7 @@ impl Simulate {
             let swept = simulate::sweep(&policies, policy.most(), &trace, &setup, &references, &through);
             bar.finish_and_clear();
             let front = Front::of(&points, &swept);
-            self.voice.tell(&front, || front.text(&self.sweep).trim_end().to_owned());
+            self.voice.show(&front, || front.text(&self.sweep).trim_end().to_owned());
             front.is_well()
         };
         Ok(if is_well { Exit::Ok } else { Exit::Failed })

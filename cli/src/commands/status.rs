@@ -20,19 +20,19 @@ pub fn read(file: &Path) -> Option<Status> {
 
 /// Returns the folder of the policies: a flag of the controller, else the settings.
 pub fn policy_folder(settings: &Settings, status: Option<&Status>) -> PathBuf {
-    let told = status.map(|status| PathBuf::from(&status.policies)).filter(|told| told.is_dir());
-    told.unwrap_or_else(|| settings.controller.policies.clone())
+    let folder = status.map(|status| PathBuf::from(&status.policies)).filter(|folder| folder.is_dir());
+    folder.unwrap_or_else(|| settings.controller.policies.clone())
 }
 
 /// Formats the running instances of a pool, as in `2 ready, 1 starting`; `None` without any.
 fn counts(pool: &PoolStatus) -> Option<String> {
     let counts = [(pool.ready, "ready"), (pool.starting, "starting"), (pool.leaving, "leaving")];
-    let told: Vec<_> = counts
+    let parts: Vec<_> = counts
         .iter()
         .filter(|(count, _)| *count > 0)
         .map(|(count, state)| format!("{count} {state}"))
         .collect();
-    (!told.is_empty()).then(|| told.join(", "))
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 /// Formats the fleet, as in `2 ready, 1 starting`, pool by pool if there are several.
@@ -42,8 +42,9 @@ pub fn fleet(status: &Status) -> String {
         [] => "no pool".into(),
         [pool] => format!("workers: {}", of_pool(pool)),
         pools => {
-            let told: Vec<_> = pools.iter().map(|pool| format!("{}: {}", pool.name, of_pool(pool))).collect();
-            format!("workers: {}", told.join("; "))
+            let parts: Vec<_> =
+                pools.iter().map(|pool| format!("{}: {}", pool.name, of_pool(pool))).collect();
+            format!("workers: {}", parts.join("; "))
         }
     }
 }

@@ -120,7 +120,7 @@ impl Add {
             "file": file, "name": self.name, "token": secret, "made": now, "expires": expires,
             "rate": self.rate,
         });
-        self.voice.tell(&made, || &secret);
+        self.voice.show(&made, || &secret);
         show::aside(format_args!("The token is shown only now: {} stores a hash.", file.display()));
         if settings.web.tokens.is_none() {
             show::aside(format_args!(
@@ -136,14 +136,14 @@ impl List {
     fn run(self, global: &Global) -> Result<Exit, Stop> {
         let file = self.place.file(&global.settings()?)?;
         let (tokens, now) = (Tokens::read(&file).map_err(anyhow::Error::msg)?, Utc::now());
-        let told = |token: &Token| {
+        let described = |token: &Token| {
             json!({
                 "name": token.name, "made": token.made, "expires": token.expires,
                 "expired": token.has_expired(now), "rate": token.rate,
             })
         };
-        let all: Vec<_> = tokens.all().iter().map(told).collect();
-        self.voice.tell(&json!({ "file": file, "tokens": all }), || {
+        let all: Vec<_> = tokens.all().iter().map(described).collect();
+        self.voice.show(&json!({ "file": file, "tokens": all }), || {
             let rows: Vec<_> = tokens.all().iter().map(|token| row(token, now)).collect();
             if rows.is_empty() {
                 return format!("{} has no token: nobody can upload", file.display());
@@ -165,7 +165,7 @@ impl Revoke {
             anyhow::ensure!(was_there, "unknown token `{}` in {}", self.name, file.display());
             Ok(())
         })?;
-        self.voice.tell(&json!({ "file": file, "revoked": self.name }), || {
+        self.voice.show(&json!({ "file": file, "revoked": self.name }), || {
             format!("`{}` is revoked; the web server knows within three seconds", self.name)
         });
         Ok(Exit::Ok)

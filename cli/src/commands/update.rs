@@ -16,7 +16,7 @@ use crate::{
         image, instances, network,
         pool::{self, Place, Sizes},
         update::{
-            record::{Phase, Record, Update, Wish},
+            record::{Phase, Record, Request, Update},
             roll::Roll,
         },
     },
@@ -73,13 +73,13 @@ impl UpdateCommand {
         let account = Account::open(settings).await?;
         let record = Record::of(&backend(&account).await?);
         if self.status {
-            return self.tell(&account, &pools, &record).await;
+            return self.show_status(&account, &pools, &record).await;
         }
         if self.pause {
-            return self.rest(&record).await;
+            return self.pause(&record).await;
         }
         if self.resume || self.rollback {
-            return self.go_on(&account, &pools, &record).await;
+            return self.resume_or_roll_back(&account, &pools, &record).await;
         }
         let mut wanted = Wanted::with_web_hosts(&account, pools, self.new_base).await?;
         wanted.wave = account.settings.setup.update.wave;
@@ -102,15 +102,15 @@ impl UpdateCommand {
                 return Ok(Exit::Failed);
             }
         }
-        self.voice.say("Everything is of the new version.");
+        self.voice.say("Everything has the new version.");
         report["done"] = true.into();
         self.voice.end(&report);
         Ok(Exit::Ok)
     }
 
-    async fn tell(&self, account: &Account, pools: &Sizes, record: &Record) -> Result<Exit, Stop> {
+    async fn show_status(&self, account: &Account, pools: &Sizes, record: &Record) -> Result<Exit, Stop> {
         let Some(update) = record.read().await? else {
-            self.voice.tell(&Value::Null, || "There was no update yet.");
+            self.voice.show(&Value::Null, || "There was no update yet.");
             return Ok(Exit::Ok);
         };
         let is_driven = !update.phase.is_over() && record.is_driven().await?;
@@ -126,59 +126,63 @@ impl UpdateCommand {
             );
         }
         let report = json!({ "update": update, "is_carried_out": is_driven, "pools": machines });
-        self.voice.tell(&report, || text(&update, is_driven, &machines));
+        self.voice.show(&report, || text(&update, is_driven, &machines));
         Ok(Exit::Ok)
     }
 
-    async fn rest(&self, record: &Record) -> Result<Exit, Stop> {
+    async fn pause(&self, record: &Record) -> Result<Exit, Stop> {
         under_way(record).await?;
         if record.is_driven().await? {
-            record.change(|update| update.wish = Some(Wish::Pause)).await?;
-            self.voice.say("It rests after the step that it is at; `eirs update --resume` lets it go on.");
+            record.change(|update| update.request = Some(Request::Pause)).await?;
+            self.voice.say("The update pauses after its current step; `eirs update --resume` continues it.");
         } else {
             record.change(|update| update.is_paused = true).await?;
-            self.voice.say("It rests; `eirs update --resume` lets it go on.");
+            self.voice.say("The update is paused; `eirs update --resume` continues it.");
         }
         self.voice.end(&json!({ "paused": true }));
         Ok(Exit::Ok)
     }
 
     /// Continues an update, or rolls it back.
-    async fn go_on(&self, account: &Account, pools: &Sizes, record: &Record) -> Result<Exit, Stop> {
+    async fn resume_or_roll_back(
+        &self,
+        account: &Account,
+        pools: &Sizes,
+        record: &Record,
+    ) -> Result<Exit, Stop> {
         if self.rollback {
             let last = record.read().await?;
-            let last =
-                last.ok_or_else(|| Stop::Usage("there was no update that could be taken back".into()))?;
+            let last = last.ok_or_else(|| Stop::Usage("there is no update to roll back".into()))?;
             if last.phase == Phase::RolledBack {
-                return Err(Stop::Usage("the last update was taken back already".into()));
+                return Err(Stop::Usage("the last update was already rolled back".into()));
             }
             if !last.phase.is_over() && record.is_driven().await? {
-                record.change(|update| update.wish = Some(Wish::RollBack)).await?;
+                record.change(|update| update.request = Some(Request::RollBack)).await?;
                 self.voice.say(
-                    "The process that carries the update out brings the machines back; --status \
-                    shows how far it is.",
+                    "The process that carries out the update rolls it back; --status shows its \
+                    progress.",
                 );
                 self.voice.end(&json!({ "rolling_back": true }));
                 return Ok(Exit::Ok);
             }
-            record.change(|update| update.go_back("an operator wanted it")).await?;
+            record.change(|update| update.roll_back("an operator requested it")).await?;
         } else {
             under_way(record).await?;
-            record.change(|update| (update.is_paused, update.wish) = (false, None)).await?;
+            record.change(|update| (update.is_paused, update.request) = (false, None)).await?;
         }
         let network = network::find(account).await?;
         let group = network::ensure_group(account, &network, Role::Worker).await?;
         let subnets = network.offering(account, &account.settings.setup.worker_type).await?;
         let progress = Progress::new();
-        let tell = |what: &str| progress.tell(what);
+        let say = |what: &str| progress.show(what);
         let wave = account.settings.setup.update.wave;
-        let update = drive(account, pools, (&subnets, &group), wave, &tell).await?;
+        let update = drive(account, pools, (&subnets, &group), wave, &say).await?;
         let is_good = match (update.phase, update.is_paused) {
             (Phase::RolledBack, _) => self.rollback,
             (_, is_paused) => !is_paused,
         };
         drop(progress);
-        self.voice.say(outcome(&update).unwrap_or_else(|| "The workers are of the new image.".into()));
+        self.voice.say(outcome(&update).unwrap_or_else(|| "All workers have the new image.".into()));
         self.voice.end(&json!({ "update": update }));
         Ok(if is_good { Exit::Ok } else { Exit::Failed })
     }
@@ -186,7 +190,7 @@ impl UpdateCommand {
 
 async fn under_way(record: &Record) -> Result<Update, Stop> {
     let update = record.read().await?.filter(|update| !update.phase.is_over());
-    update.ok_or_else(|| Stop::Usage("no update is under way".into()))
+    update.ok_or_else(|| Stop::Usage("no update is in progress".into()))
 }
 
 async fn backend(account: &Account) -> anyhow::Result<Backend> {
@@ -199,7 +203,7 @@ pub(crate) async fn machines(
     account: &Account,
     wanted: &Wanted,
     place: Place<'_>,
-    tell: &dyn Fn(&str),
+    say: &dyn Fn(&str),
 ) -> anyhow::Result<Option<String>> {
     let pools = pool::all(account, &wanted.pools).await?;
     let others = pools.iter().flat_map(|pool| pool.changes(Some(place.image)).outdated).count();
@@ -213,19 +217,19 @@ pub(crate) async fn machines(
         }
         Some(last) if last.is_paused => {
             return Ok(Some(
-                "An update rests; `eirs update --resume` lets it go on, --rollback takes it back.".into(),
+                "An update is paused; `eirs update --resume` continues it, --rollback rolls it back.".into(),
             ));
         }
         Some(last) if last.to != place.image.id && last.phase != Phase::RollingBack => {
             let (to, own) = (&last.to, &place.image.id);
             anyhow::bail!(
-                "an update to {to} is under way, and this one would be to {own}; let that one go on by `eirs \
-                 update --resume`, or take it back by `eirs update --rollback`"
+                "an update to {to} is in progress, and this one would be to {own}; continue that one with \
+                 `eirs update --resume`, or roll it back with `eirs update --rollback`"
             );
         }
-        Some(_) => tell("going on with the update that is under way"),
+        Some(_) => say("continuing the update that is in progress"),
     }
-    let update = drive(account, &wanted.pools, (place.subnets, place.group), wanted.wave, tell).await?;
+    let update = drive(account, &wanted.pools, (place.subnets, place.group), wanted.wave, say).await?;
     Ok(outcome(&update))
 }
 
@@ -235,12 +239,12 @@ async fn drive(
     sizes: &Sizes,
     (subnets, group): (&[network::Subnet], &str),
     wave: u32,
-    tell: &dyn Fn(&str),
+    say: &dyn Fn(&str),
 ) -> anyhow::Result<Update> {
     let backend = backend(account).await?;
     let record = Record::of(&backend);
-    let driving = record.drive(tell).await?;
-    let roll = Roll { account, backend: &backend, record: &record, sizes, subnets, group, wave, tell };
+    let driving = record.drive(say).await?;
+    let roll = Roll { account, backend: &backend, record: &record, sizes, subnets, group, wave, say };
     let ended = roll.run().await;
     record.leave(driving).await?;
     let update = ended?;
@@ -249,7 +253,7 @@ async fn drive(
         let named: Vec<_> =
             [Some(update.to.as_str()), update.from.as_deref()].into_iter().flatten().collect();
         for gone in image::prune(account, kept, &named).await? {
-            tell(&format!("the image {gone} was taken away, which no machine is of"));
+            say(&format!("deleted the image {gone}, which no machine has"));
         }
     }
     Ok(update)
@@ -257,12 +261,12 @@ async fn drive(
 
 /// Returns a sentence for the operator if the machines do not have the new image.
 fn outcome(update: &Update) -> Option<String> {
-    let why = update.why.as_deref().unwrap_or("an operator wanted it");
+    let why = update.why.as_deref().unwrap_or("an operator requested it");
     match update.phase {
-        _ if update.is_paused => {
-            Some("The update rests; `eirs update --resume` lets it go on, --rollback takes it back.".into())
-        }
-        Phase::RolledBack => Some(format!("The machines are of the image of before: {why}.")),
+        _ if update.is_paused => Some(
+            "The update is paused; `eirs update --resume` continues it, --rollback rolls it back.".into(),
+        ),
+        Phase::RolledBack => Some(format!("The machines have the previous image again: {why}.")),
         _ => None,
     }
 }
@@ -282,30 +286,30 @@ async fn image_of_most(account: &Account, but: &str) -> anyhow::Result<Option<St
 
 fn text(update: &Update, is_driven: bool, machines: &BTreeMap<String, Value>) -> String {
     let phase = match update.phase {
-        Phase::Canary => "one machine is tried",
-        Phase::Rolling => "the others are replaced",
-        Phase::RollingBack => "it is taken back",
+        Phase::Canary => "testing one machine",
+        Phase::Rolling => "replacing the others",
+        Phase::RollingBack => "rolling back",
         Phase::Done => "done",
-        Phase::RolledBack => "taken back",
+        Phase::RolledBack => "rolled back",
     };
     let from = update.from.as_deref().map_or_else(String::new, |from| format!(" from {from}"));
     let mut text = format!("{}{from} to {}: {}", style("Update").bold(), update.to, phase);
     text += match (update.phase.is_over(), update.is_paused, is_driven) {
         (true, ..) => "",
-        (_, true, _) => "; it rests",
-        (_, _, true) => "; it is being carried out",
-        (..) => "; nobody carries it out: run `eirs update` again",
+        (_, true, _) => "; paused",
+        (_, _, true) => "; a process carries it out",
+        (..) => "; no process carries it out: run `eirs update` again",
     };
     text += &format!("\nbegun {}", show::since(update.began, Utc::now()));
     if let Some(why) = &update.why {
-        text += &format!("\nwhy it goes back: {why}");
+        text += &format!("\nreason of the rollback: {why}");
     }
     for (model, verdict) in &update.verdicts {
         text += &format!("\nthe first machine, {model}: {verdict}");
     }
     for (pool, counts) in machines {
         text += &format!(
-            "\npool {pool}: {} of the new image, {} of others",
+            "\npool {pool}: {} with the new image, {} with others",
             counts["of_it"], counts["of_others"]
         );
     }

@@ -28,7 +28,7 @@ impl Progress {
     }
 
     /// Shows the current step.
-    pub fn tell(&self, what: &str) {
+    pub fn show(&self, what: &str) {
         match &self.spinner {
             Some(spinner) => spinner.set_message(what.to_owned()),
             None => aside(format_args!("  {what}")),

@@ -30,7 +30,7 @@ impl Voice {
     }
 
     /// Prints the result as text or as JSON.
-    pub fn tell<T: Display>(self, result: &impl Serialize, text: impl FnOnce() -> T) {
+    pub fn show<T: Display>(self, result: &impl Serialize, text: impl FnOnce() -> T) {
         if self.json { json(result) } else { out(text()) }
     }
 

@@ -25,9 +25,12 @@ fn survive(faults: &[Value]) {
         let pool = web.get("/status").json()["controller"]["pools"][0].clone();
         (pool["visible"] == 0 && pool["in_flight"] == 0).then_some(())
     });
-    let told =
+    let printed =
         cloud.site.command("eirs").args(["dead-letters", "list", "--json"]).output().expect("eirs runs");
-    assert!(!String::from_utf8_lossy(&told.stdout).contains("\"id\""), "no job may be given up: {told:?}");
+    assert!(
+        !String::from_utf8_lossy(&printed.stdout).contains("\"id\""),
+        "no job may be given up: {printed:?}"
+    );
     controller.signal(Signal::TERM);
     assert!(controller.exit().success(), "{}", controller.log());
 }

@@ -179,8 +179,8 @@ fn a_launch_without_capacity_is_retried_with_one_machine_at_a_time() {
     let fault =
         json!({ "op": "RunInstances", "code": "VcpuLimitExceeded", "times": 3, "match": "eirs%3Apool" });
     cloud.fault(fault);
-    let told = cloud.set_up();
-    assert!(told.contains("one at a time"), "{told}");
+    let printed = cloud.set_up();
+    assert!(printed.contains("one at a time"), "{printed}");
     assert_eq!(cloud.in_state("stopped").len(), 3);
 }
 

@@ -61,11 +61,11 @@ fn setup_bakes_machines_whose_units_serve_drain_and_power_off() {
             Some(shipped_logs(&cloud, &worker)).filter(|said| place(said, "drained").is_some())
         });
         assert!(place(&shipped, "taking jobs").is_some(), "{shipped:#?}");
-        let told =
+        let logged =
             place(&journal, "draining: no new jobs").unwrap_or_else(|| panic!("{worker:?}: {journal:#?}"));
         let drained = place(&journal, "drained").expect("it drained");
         let stopped = place(&journal, "Stopped").expect("systemd says so");
-        assert!(taking < told && told < drained && drained < stopped, "{journal:#?}");
+        assert!(taking < logged && logged < drained && drained < stopped, "{journal:#?}");
         assert!(
             place(&journal, "SIGKILL").is_none() && place(&journal, "gave back").is_none(),
             "{journal:#?}"
@@ -96,10 +96,10 @@ fn setup_bakes_machines_whose_units_serve_drain_and_power_off() {
     host.run("systemctl stop eirs-controller");
     assert_eq!(cloud.in_state("running").len(), 2, "the web host and a worker");
     cloud.until_all_are_parked();
-    let told = |worker: &Machine| {
+    let logged = |worker: &Machine| {
         place(&worker.journal("eirs-worker"), "no controller is running, and no job came").is_some()
     };
-    assert!(machines(&cloud, "worker").iter().any(told));
+    assert!(machines(&cloud, "worker").iter().any(logged));
     host.run("systemctl start eirs-controller");
     assert_eq!(upload_all(&address, 200..202).len(), 2, "and comes back with it");
 

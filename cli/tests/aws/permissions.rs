@@ -62,11 +62,11 @@ fn the_printed_permissions_are_sufficient() {
         assert!(output.status.success(), "eirs {}: {}", arguments.join(" "), said(&output));
         said(&output)
     };
-    let told = as_operator(&["setup", "--uploads-from", "203.0.113.0/24", "--yes"]);
+    let printed = as_operator(&["setup", "--uploads-from", "203.0.113.0/24", "--yes"]);
     let addresses = cloud.state()["addresses"].as_array().cloned().unwrap_or_default();
     let [ip] = addresses.try_into().expect("one Elastic IP");
     let upload_to = format!("http://{}:{}/upload", ip.as_str().unwrap(), address.rsplit_once(':').unwrap().1);
-    assert!(told.contains(&upload_to), "the address is printed: {upload_to}: {told}");
+    assert!(printed.contains(&upload_to), "the address is printed: {upload_to}: {printed}");
 
     // The web host and the workers only have the credentials from the metadata of their instances.
     let form = eirs_harness::form(&[("myfile", "x", &image(1))]);

@@ -72,7 +72,7 @@ fn a_pool_of_fifteen_gets_a_new_model_under_uploads_without_errors() {
     let before = images_of_workers(&cloud);
     let (is_over, next) = (AtomicBool::new(false), AtomicU32::new(0));
     let labels = std::sync::Mutex::new(Vec::new());
-    let (code, told, fewest) = std::thread::scope(|scope| {
+    let (code, printed, fewest) = std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while !is_over.load(Ordering::Relaxed) {
@@ -92,22 +92,22 @@ fn a_pool_of_fifteen_gets_a_new_model_under_uploads_without_errors() {
             fewest
         });
         eventually("something was uploaded", || (cloud.stored(OUTPUT) > 5).then_some(()));
-        let (code, told) = update(&cloud, "printf 'cat\\n'", &[]);
+        let (code, printed) = update(&cloud, "printf 'cat\\n'", &[]);
         is_over.store(true, Ordering::Relaxed);
-        (code, told, fewest.join().expect("no panic"))
+        (code, printed, fewest.join().expect("no panic"))
     });
-    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(code, Some(0), "{printed}");
     let after = workers(&cloud);
     assert!(
         after.len() == 15 && after.iter().all(|(_, image, _)| !before.contains(image)),
-        "{after:?} {told}"
+        "{after:?} {printed}"
     );
     let labels = labels.into_inner().expect("no panic");
     assert!(
         labels.len() > 20 && labels.iter().all(|(status, label)| *status == 200 && label == "cat"),
         "{labels:?}"
     );
-    assert!(fewest >= MIN, "{fewest} ran, and {MIN} is the least: {told}");
+    assert!(fewest >= MIN, "{fewest} ran, and {MIN} is the least: {printed}");
     let status = status(&cloud);
     assert_eq!(
         (&status["update"]["phase"], &status["pools"]["default"]["of_it"]),
@@ -134,13 +134,13 @@ fn a_bad_model_is_rolled_back_after_one_machine_without_errors() {
         ("sleep 2; echo cat", "times as long as before"),
     ] {
         let launched = cloud.emulator.calls("RunInstances");
-        let (code, told) = update(&cloud, bad, &[]);
-        assert_eq!(code, Some(1), "{told}");
-        assert!(told.contains(why) && told.contains("are of the image of before"), "{told}");
+        let (code, printed) = update(&cloud, bad, &[]);
+        assert_eq!(code, Some(1), "{printed}");
+        assert!(printed.contains(why) && printed.contains("have the previous image again"), "{printed}");
         assert_eq!(
             cloud.emulator.calls("RunInstances") - launched,
             2,
-            "the one that is baked, and one: {told}"
+            "the one that is baked, and one: {printed}"
         );
         assert_eq!(workers(&cloud), before, "the machines are those of before");
         assert_eq!(cloud.stored(OUTPUT), stored, "nothing of it is stored");
@@ -160,8 +160,8 @@ fn a_killed_update_is_continued_and_a_paused_one_can_be_rolled_back() {
     eventually_within(MINUTES, "some are new", || is_mixed().then_some(()));
     first.kill();
     assert_eq!(workers(&cloud).len().max(5), workers(&cloud).len(), "never fewer than there were");
-    let (code, told) = update(&cloud, "printf 'cat\\n'", &["--wave", "2"]);
-    assert_eq!(code, Some(0), "{told}");
+    let (code, printed) = update(&cloud, "printf 'cat\\n'", &["--wave", "2"]);
+    assert_eq!(code, Some(0), "{printed}");
     let new = images_of_workers(&cloud);
     assert!(new.len() == 1 && new.is_disjoint(&before) && workers(&cloud).len() == 5, "{new:?} {before:?}");
 
@@ -170,11 +170,11 @@ fn a_killed_update_is_continued_and_a_paused_one_can_be_rolled_back() {
     eventually_within(MINUTES, "some are new", || is_mixed().then_some(()));
     cloud.expect(&["update", "--pause"]);
     assert_eq!(second.exit().code(), Some(1), "{}", second.log());
-    assert!(second.log().contains("The update rests"), "{}", second.log());
+    assert!(second.log().contains("The update is paused"), "{}", second.log());
     let paused = status(&cloud);
     assert_eq!((&paused["update"]["is_paused"], &paused["is_carried_out"]), (&true.into(), &false.into()));
-    let (code, told) = update(&cloud, "printf 'cat\\n\\n'", &[]);
-    assert!(code == Some(1) && told.contains("An update rests"), "{told}");
+    let (code, printed) = update(&cloud, "printf 'cat\\n\\n'", &[]);
+    assert!(code == Some(1) && printed.contains("An update is paused"), "{printed}");
     cloud.expect(&["update", "--rollback"]);
     assert!(images_of_workers(&cloud) == new && workers(&cloud).len() == 5, "{:?}", workers(&cloud));
     assert_eq!(status(&cloud)["update"]["phase"], "rolled_back");
@@ -207,12 +207,12 @@ fn machines_that_the_controller_launched_are_replaced_too_under_uploads() {
         }
         let _ends_the_uploads = Ends(&is_over);
         eventually("some are launched", || (launched().len() >= 2).then_some(()));
-        let (code, told) = update(&cloud, "sleep 1; printf 'cat\\n'", &[]);
-        assert_eq!(code, Some(0), "{told}");
-        assert!(told.contains("waiting until") && told.contains("is drained"), "{told}");
-        assert!(launched().iter().all(|image| !before.contains(image)), "{told}");
+        let (code, printed) = update(&cloud, "sleep 1; printf 'cat\\n'", &[]);
+        assert_eq!(code, Some(0), "{printed}");
+        assert!(printed.contains("waiting until") && printed.contains("is drained"), "{printed}");
+        assert!(launched().iter().all(|image| !before.contains(image)), "{printed}");
         eventually("more are launched, of the new image", || (!launched().is_empty()).then_some(()));
-        assert!(images_of_workers(&cloud).is_disjoint(&before), "{:?} {told}", workers(&cloud));
+        assert!(images_of_workers(&cloud).is_disjoint(&before), "{:?} {printed}", workers(&cloud));
     });
 }
 
@@ -229,14 +229,14 @@ impl Drop for Ends<'_> {
 fn a_newer_base_image_gives_another_image_and_the_last_ones_are_kept() {
     let Some(cloud) = cloud(POLICY) else { return };
     for number in 1..=4 {
-        let (code, told) = update(&cloud, &format!("echo cat # {number}"), &[]);
-        assert_eq!(code, Some(0), "{told}");
+        let (code, printed) = update(&cloud, &format!("echo cat # {number}"), &[]);
+        assert_eq!(code, Some(0), "{printed}");
     }
     let images = cloud.state()["images"].as_array().map(Vec::len);
     // That of the machines, the previous one, and two more.
     assert_eq!(images, Some(4));
-    let told = cloud.expect(&["update", "--status"]);
-    assert!(told.contains("pool default: 3 of the new image, 0 of others"), "{told}");
+    let printed = cloud.expect(&["update", "--status"]);
+    assert!(printed.contains("pool default: 3 with the new image, 0 with others"), "{printed}");
 }
 
 /// EC2's descriptions of machines are seconds old: setup, update and cleanup take longer, with the
@@ -249,13 +249,13 @@ fn late(lag: &str) {
     assert_eq!(cloud.instances().len(), 3, "no more than the pool may have");
     let first = images_of_workers(&cloud);
     let launched = cloud.emulator.calls("RunInstances");
-    let (code, told) = update(&cloud, "printf 'cat\\n'", &["--wave", "2"]);
-    assert_eq!(code, Some(0), "{told}");
-    assert!(workers(&cloud).len() == 3 && images_of_workers(&cloud).is_disjoint(&first), "{told}");
+    let (code, printed) = update(&cloud, "printf 'cat\\n'", &["--wave", "2"]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(workers(&cloud).len() == 3 && images_of_workers(&cloud).is_disjoint(&first), "{printed}");
     assert_eq!(
         cloud.emulator.calls("RunInstances") - launched,
         4,
-        "the one that is baked, and three: {told}"
+        "the one that is baked, and three: {printed}"
     );
     cloud.expect(&["cleanup", "--mode", "delete", "--yes"]);
     assert_eq!(cloud.state(), before);

@@ -94,8 +94,8 @@ impl Rig {
     /// Runs `eirs`: returns the exit code and the output.
     fn eirs(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.site.command("eirs").args(arguments).output().expect("eirs runs");
-        let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-        (output.status.code().expect("an exit code"), told.concat())
+        let printed = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        (output.status.code().expect("an exit code"), printed.concat())
     }
 
     fn json(&self, arguments: &[&str]) -> Value {
@@ -197,8 +197,8 @@ fn dead_letters_of_sqs_are_listed_without_side_effects_redriven_and_purged() {
         "match": "dead-default" });
     rig.emulator.fault(&duplicates);
     let id = jobs[7].id.to_string();
-    let (code, told) = rig.eirs(&["dead-letters", "redrive", &id[..10], "--yes"]);
-    assert!(code == 0 && told.ends_with("1 redriven.\n"), "{told}");
+    let (code, printed) = rig.eirs(&["dead-letters", "redrive", &id[..10], "--yes"]);
+    assert!(code == 0 && printed.ends_with("1 redriven.\n"), "{printed}");
     let received = rig.runtime.block_on(rig.open("requests-default").receive(10, Duration::from_secs(5)));
     let received = received.expect("a job");
     assert_eq!(received.len(), 1);
@@ -206,13 +206,13 @@ fn dead_letters_of_sqs_are_listed_without_side_effects_redriven_and_purged() {
     let result = rig.runtime.block_on(rig.results.exists(&jobs[7].id.result_key("default", "")));
     assert!(!result.expect("an answer"), "the worker would say it again");
 
-    let (code, told) = rig.eirs(&["dead-letters", "redrive", "--all", "--yes"]);
-    assert!(code == 1 && told.ends_with("24 redriven, 1 left.\n"), "{told}");
-    assert!(told.contains("not a known message"), "{told}");
+    let (code, printed) = rig.eirs(&["dead-letters", "redrive", "--all", "--yes"]);
+    assert!(code == 1 && printed.ends_with("24 redriven, 1 left.\n"), "{printed}");
+    assert!(printed.contains("not a known message"), "{printed}");
     eventually("the one that cannot be read is left", || (rig.letters().len() == 1).then_some(()));
     assert_eq!(rig.depth("requests-default").backlog(), 25);
-    let (code, told) = rig.eirs(&["dead-letters", "purge", "--all", "--yes"]);
-    assert!(code == 0 && told.ends_with("Deleted.\n"), "{told}");
+    let (code, printed) = rig.eirs(&["dead-letters", "purge", "--all", "--yes"]);
+    assert!(code == 0 && printed.ends_with("Deleted.\n"), "{printed}");
     assert!(rig.letters().is_empty());
 }
 
@@ -221,10 +221,10 @@ fn orders_need_the_state_folder_of_the_controllers_host() {
     let Some(rig) = Rig::start() else { return };
     let ids = rig.park(2);
     for arguments in [&["status"][..], &["pause"], &["plan"], &["cordon", &ids[0]]] {
-        let (code, told) = rig.eirs(arguments);
+        let (code, printed) = rig.eirs(arguments);
         assert!(
-            code == 1 && told.contains("no controller has run here with the state folder"),
-            "{arguments:?}: {told}"
+            code == 1 && printed.contains("no controller has run here with the state folder"),
+            "{arguments:?}: {printed}"
         );
     }
     let mut controller = rig.site.controller(POLICY);
@@ -232,8 +232,8 @@ fn orders_need_the_state_folder_of_the_controllers_host() {
     eventually("the controller has looked", || state.join("status.json").exists().then_some(()));
     assert!(!state.join("layout").exists() && !state.join("queue.db").exists(), "the queue is elsewhere");
 
-    let (code, told) = rig.eirs(&["pause"]);
-    assert!(code == 0 && told.contains("The controller obeys at once."), "{told}");
+    let (code, printed) = rig.eirs(&["pause"]);
+    assert!(code == 0 && printed.contains("The controller obeys at once."), "{printed}");
     let job = rig.given_up("cat");
     rig.runtime.block_on(rig.open("requests-default").send(vec![encode(&job)])).expect("a job");
     let would =
@@ -242,28 +242,34 @@ fn orders_need_the_state_folder_of_the_controllers_host() {
     let plan = rig.json(&["plan", "--json"]);
     assert_eq!(plan["pools"]["default"]["would"], serde_json::json!([start]), "{plan}");
     assert!(plan["controller_at"].is_string() && plan["missing"] == serde_json::json!([]), "{plan}");
-    let (code, told) = rig.eirs(&["check"]);
-    assert!(code == 1 && told.contains("the pool default is paused by"), "{told}");
-    assert!(told.contains("pool default: 2 stopped") && told.contains(" is running, process "), "{told}");
-    assert!(!told.contains("no controller"), "{told}");
+    let (code, printed) = rig.eirs(&["check"]);
+    assert!(code == 1 && printed.contains("the pool default is paused by"), "{printed}");
+    assert!(
+        printed.contains("pool default: 2 stopped") && printed.contains(" is running, process "),
+        "{printed}"
+    );
+    assert!(!printed.contains("no controller"), "{printed}");
 
-    let (code, told) = rig.eirs(&["cordon", "i-0"]);
-    assert!(code == 2 && told.contains(&format!("unknown instance `i-0`; known: {}", min(&ids))), "{told}");
+    let (code, printed) = rig.eirs(&["cordon", "i-0"]);
+    assert!(
+        code == 2 && printed.contains(&format!("unknown instance `i-0`; known: {}", min(&ids))),
+        "{printed}"
+    );
     let first = start.trim_start_matches("start ").to_owned();
-    let (code, told) = rig.eirs(&["cordon", &first]);
-    assert!(code == 0 && told.starts_with(&format!("{first} is cordoned")), "{told}");
+    let (code, printed) = rig.eirs(&["cordon", &first]);
+    assert!(code == 0 && printed.starts_with(&format!("{first} is cordoned")), "{printed}");
     let other = ids.iter().find(|id| **id != first).expect("the other one");
     eventually("it would start the other one", || (would()? == format!("start {other}")).then_some(()));
-    let (code, told) = rig.eirs(&["resume"]);
-    assert!(code == 0, "{told}");
+    let (code, printed) = rig.eirs(&["resume"]);
+    assert!(code == 0, "{printed}");
     let running = || rig.instances().into_iter().find(|instance| instance["state"] == "running");
     let running = eventually("the other one runs", running);
     assert_eq!(running["id"], **other);
     assert!(running["generation"].is_string(), "{running}");
-    let (code, told) = rig.eirs(&["status"]);
+    let (code, printed) = rig.eirs(&["status"]);
     assert!(
-        code == 0 && told.contains(&format!("{first}: cordoned by")) && told.contains(other.as_str()),
-        "{told}"
+        code == 0 && printed.contains(&format!("{first}: cordoned by")) && printed.contains(other.as_str()),
+        "{printed}"
     );
 
     // Machines whose controller has ended cost money, and another host knows of no controller.
@@ -271,16 +277,19 @@ fn orders_need_the_state_folder_of_the_controllers_host() {
     assert!(controller.exit().success(), "{}", controller.log());
     let problems = rig.json(&["check", "--json"])["problems"].to_string();
     assert!(problems.contains(&format!("1 instance of a pool ({other}) cost money")), "{problems}");
-    let (code, told) = rig.eirs(&["plan"]);
-    assert!(code == 0 && told.starts_with("No controller is running. The first pass of a new one"), "{told}");
+    let (code, printed) = rig.eirs(&["plan"]);
+    assert!(
+        code == 0 && printed.starts_with("No controller is running. The first pass of a new one"),
+        "{printed}"
+    );
     // A web host that is alive has a controller.
     let alive = [(tag::ALIVE_AT, Utc::now().to_rfc3339())];
     let alive = alive.each_ref().map(|(key, value)| (*key, value.as_str()));
     let made = rig.queues.create("responses-web-1", dead_letters_options(&rig.queue), &alive);
     rig.runtime.block_on(made).expect("its queue");
-    let (_, told) = rig.eirs(&["--state", "elsewhere", "check"]);
-    assert!(told.contains("No controller is running on this machine"), "{told}");
-    assert!(!told.contains("cost money") && !told.contains("no controller that"), "{told}");
+    let (_, printed) = rig.eirs(&["--state", "elsewhere", "check"]);
+    assert!(printed.contains("No controller is running on this machine"), "{printed}");
+    assert!(!printed.contains("cost money") && !printed.contains("no controller that"), "{printed}");
 }
 
 fn min(ids: &[String]) -> &str {

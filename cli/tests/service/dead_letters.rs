@@ -21,14 +21,14 @@ fn broken() -> (Site, Web, Process) {
 /// Runs `eirs dead-letters`: returns the exit code and the output.
 fn dead_letters(site: &Site, arguments: &[&str]) -> (i32, String) {
     let output = site.command("eirs").arg("dead-letters").args(arguments).output().expect("eirs runs");
-    let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-    (output.status.code().expect("an exit code"), told.concat())
+    let printed = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    (output.status.code().expect("an exit code"), printed.concat())
 }
 
 fn letters(site: &Site) -> Vec<Value> {
-    let (code, told) = dead_letters(site, &["list", "--json"]);
-    assert_eq!(code, 0, "{told}");
-    let listing: Value = serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"));
+    let (code, printed) = dead_letters(site, &["list", "--json"]);
+    assert_eq!(code, 0, "{printed}");
+    let listing: Value = serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"));
     listing["letters"].as_array().expect("letters").clone()
 }
 
@@ -44,21 +44,27 @@ fn a_dead_letter_is_listed_with_its_reason_and_redriven_after_the_fix() {
     let why = listed[0]["why"].as_str().expect("a reason");
     assert!(why.contains("1 attempt failed") && why.contains("exit status: 3"), "{why}");
     assert_eq!(listed[0]["image_stored"], true);
-    let (code, told) = dead_letters(&site, &["list"]);
-    assert!(code == 0 && told.starts_with("2 dead letters\n") && told.contains("1 attempt failed"), "{told}");
-    assert!(!told.contains('\u{202e}') && told.lines().all(|line| line.chars().count() <= 80), "{told}");
+    let (code, printed) = dead_letters(&site, &["list"]);
+    assert!(
+        code == 0 && printed.starts_with("2 dead letters\n") && printed.contains("1 attempt failed"),
+        "{printed}"
+    );
+    assert!(
+        !printed.contains('\u{202e}') && printed.lines().all(|line| line.chars().count() <= 80),
+        "{printed}"
+    );
 
     // Too early: the job fails again, and becomes a dead letter again.
     let id = listed[0]["id"].as_str().expect("an id").to_owned();
-    let (code, told) = dead_letters(&site, &["redrive", &id[..8], "--yes"]);
-    assert!(code == 0 && told.ends_with("1 redriven.\n"), "{told}");
+    let (code, printed) = dead_letters(&site, &["redrive", &id[..8], "--yes"]);
+    assert!(code == 0 && printed.ends_with("1 redriven.\n"), "{printed}");
     eventually("it fails again", || (letters(&site).len() == 2).then_some(()));
 
     fs::write(site.folder.path().join("fixed"), "").expect("the operator fixes it");
-    let (code, told) = dead_letters(&site, &["redrive", "--all"]);
-    assert!(code == 2 && told.contains("use --yes"), "{told}");
-    let (code, told) = dead_letters(&site, &["redrive", "--all", "--yes"]);
-    assert!(code == 0 && told.ends_with("2 redriven.\n"), "{told}");
+    let (code, printed) = dead_letters(&site, &["redrive", "--all"]);
+    assert!(code == 2 && printed.contains("use --yes"), "{printed}");
+    let (code, printed) = dead_letters(&site, &["redrive", "--all", "--yes"]);
+    assert!(code == 0 && printed.ends_with("2 redriven.\n"), "{printed}");
     let labelled = || (web.result(&id).json()["label"] == "cat").then_some(());
     eventually("what was given up has a label", labelled);
     assert_eq!(letters(&site), Vec::<Value>::new());
@@ -84,12 +90,12 @@ fn letters_held_by_a_killed_command_return() {
     // After a signal, it gives its letters back at once.
     let mut asked = Asked::start(&site, &format!("purge {id}"));
     asked.typed(b"\x03");
-    assert_eq!(asked.child.wait().expect("its status").code(), Some(1), "{}", asked.told());
-    assert!(asked.told().contains("Nothing was changed."), "{}", asked.told());
+    assert_eq!(asked.child.wait().expect("its status").code(), Some(1), "{}", asked.printed());
+    assert!(asked.printed().contains("Nothing was changed."), "{}", asked.printed());
     assert_eq!(letters(&site).len(), 3);
     let mut asked = Asked::start(&site, &format!("purge {id}"));
     asked.typed(b"y\n");
-    assert_eq!(asked.child.wait().expect("its status").code(), Some(0), "{}", asked.told());
+    assert_eq!(asked.child.wait().expect("its status").code(), Some(0), "{}", asked.printed());
     assert_eq!(letters(&site).len(), 2);
 }
 
@@ -117,7 +123,7 @@ impl Asked {
         }
         let child = command.stdout(File::create(&screen).expect("a file")).spawn().expect("`script` starts");
         let asked = Self { child, screen };
-        eventually("it asks", || asked.told().contains("[y/N]").then_some(()));
+        eventually("it asks", || asked.printed().contains("[y/N]").then_some(()));
         asked
     }
 
@@ -125,7 +131,7 @@ impl Asked {
         self.child.stdin.as_mut().expect("a keyboard").write_all(keys).expect("the terminal is open");
     }
 
-    fn told(&self) -> String {
+    fn printed(&self) -> String {
         fs::read_to_string(&self.screen).unwrap_or_default()
     }
 }

@@ -63,23 +63,23 @@ fn a_service_from_its_first_upload_to_an_orderly_end() {
     assert_eq!(report["results"], report["images"]);
     assert!(report["accuracy"]["share"].as_f64().is_some_and(|share| share > 0.9), "{report}");
 
-    let (code, told) = service.eirs(&["check"]);
-    assert_eq!(code, 0, "{told}");
-    assert!(told.contains("is running, process") && told.contains("All is well."), "{told}");
+    let (code, printed) = service.eirs(&["check"]);
+    assert_eq!(code, 0, "{printed}");
+    assert!(printed.contains("is running, process") && printed.contains("All is well."), "{printed}");
     let heart = format!("{}/heart_0.jpg", samples());
-    let (code, told) = service.eirs(&["classify", &heart, "--url", &service.url]);
-    assert!(code == 0 && told.starts_with("heart_0.jpg: heart (0."), "{told}");
+    let (code, printed) = service.eirs(&["classify", &heart, "--url", &service.url]);
+    assert!(code == 0 && printed.starts_with("heart_0.jpg: heart (0."), "{printed}");
 
-    let (code, told) = service.eirs(&["local"]);
-    assert!(code == 1 && told.contains(&format!("process {}", service.process.child.id())), "{told}");
-    let (code, told) = service.eirs(&["cleanup", "--mode", "clear", "--yes"]);
-    assert!(code == 1 && told.contains("stop it first"), "{told}");
+    let (code, printed) = service.eirs(&["local"]);
+    assert!(code == 1 && printed.contains(&format!("process {}", service.process.child.id())), "{printed}");
+    let (code, printed) = service.eirs(&["cleanup", "--mode", "clear", "--yes"]);
+    assert!(code == 1 && printed.contains("stop it first"), "{printed}");
 
     service.process.signal(Signal::TERM);
     assert_eq!(service.process.exit().code(), Some(0), "{}", service.process.log());
     assert_eq!(fs::read_dir(service.site.state().join("instances")).map_or(0, Iterator::count), 0);
-    let (code, told) = service.eirs(&["cleanup", "--mode", "delete", "--yes"]);
-    assert!(code == 0 && !service.site.state().exists(), "{told}");
+    let (code, printed) = service.eirs(&["cleanup", "--mode", "delete", "--yes"]);
+    assert!(code == 0 && !service.site.state().exists(), "{printed}");
 }
 
 #[test]

@@ -18,14 +18,14 @@ fn service(site: &Site) -> (Web, Process) {
 /// Runs `eirs`: returns the exit code and the output.
 fn eirs(site: &Site, arguments: &[&str]) -> (i32, String) {
     let output = site.command("eirs").args(arguments).output().expect("eirs runs");
-    let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-    (output.status.code().expect("an exit code"), told.concat())
+    let printed = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    (output.status.code().expect("an exit code"), printed.concat())
 }
 
 fn json(site: &Site, arguments: &[&str]) -> Value {
-    let (code, told) = eirs(site, arguments);
-    assert_eq!(code, 0, "{told}");
-    serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"))
+    let (code, printed) = eirs(site, arguments);
+    assert_eq!(code, 0, "{printed}");
+    serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
 }
 
 fn pool(web: &Web) -> Value {
@@ -37,8 +37,8 @@ fn a_paused_controller_does_nothing_and_a_plan_shows_what_it_would_do() {
     // The tick is too long to happen, so every pass here is triggered.
     let site = Site::new().set("EIRS_CONTROLLER__TICK", "10m");
     let (web, controller) = service(&site);
-    let (code, told) = eirs(&site, &["pause"]);
-    assert!(code == 0 && told.starts_with("Every pool is paused (by "), "{told}");
+    let (code, printed) = eirs(&site, &["pause"]);
+    assert!(code == 0 && printed.starts_with("Every pool is paused (by "), "{printed}");
     eventually("the controller obeys", || pool(&web)["paused"]["since"].is_string().then_some(()));
 
     let pending = web.upload("?wait=0", "x", &image(1));
@@ -47,18 +47,18 @@ fn a_paused_controller_does_nothing_and_a_plan_shows_what_it_would_do() {
     let plan = json(&site, &["plan", "--json"]);
     assert_eq!(plan["pools"]["default"]["would"], serde_json::json!(["start default-1"]), "{plan}");
     assert!(plan["controller_at"].is_string(), "{plan}");
-    let (code, told) = eirs(&site, &["plan"]);
+    let (code, printed) = eirs(&site, &["plan"]);
     assert!(
-        code == 0 && told.contains("would     start default-1") && told.contains("paused    by "),
-        "{told}"
+        code == 0 && printed.contains("would     start default-1") && printed.contains("paused    by "),
+        "{printed}"
     );
-    let (code, told) = eirs(&site, &["check"]);
-    assert!(code == 1 && told.contains("the pool default is paused by"), "{told}");
+    let (code, printed) = eirs(&site, &["check"]);
+    assert!(code == 1 && printed.contains("the pool default is paused by"), "{printed}");
     assert!(web.workers().is_empty());
     assert!(controller.log().contains("would start default-1, but is paused by"), "{}", controller.log());
 
-    let (code, told) = eirs(&site, &["resume"]);
-    assert!(code == 0 && told.contains("The controller obeys at once."), "{told}");
+    let (code, printed) = eirs(&site, &["resume"]);
+    assert!(code == 0 && printed.contains("The controller obeys at once."), "{printed}");
     let id = pending.json()["id"].as_str().expect("an id").to_owned();
     assert_eq!(web.result(&id).json()["label"], "noop");
     leave_nothing(&site, &web, controller);
@@ -74,11 +74,14 @@ fn a_cordoned_instance_is_drained_at_once_and_not_started_again() {
         instances.iter().any(|instance| instance["id"] == id && instance["state"] == "ready")
     };
     eventually("default-1 serves", || running("default-1").then_some(()));
-    let (code, told) = eirs(&site, &["cordon", "default-9"]);
-    assert_eq!(code, 2, "{told}");
-    assert!(told.contains("unknown instance `default-9`; known: default-1, default-2, default-3"), "{told}");
-    let (code, told) = eirs(&site, &["cordon", "default-1", "--drain"]);
-    assert!(code == 0 && told.starts_with("default-1 is cordoned and drained"), "{told}");
+    let (code, printed) = eirs(&site, &["cordon", "default-9"]);
+    assert_eq!(code, 2, "{printed}");
+    assert!(
+        printed.contains("unknown instance `default-9`; known: default-1, default-2, default-3"),
+        "{printed}"
+    );
+    let (code, printed) = eirs(&site, &["cordon", "default-1", "--drain"]);
+    assert!(code == 0 && printed.starts_with("default-1 is cordoned and drained"), "{printed}");
     eventually("default-2 serves instead", || (running("default-2") && !running("default-1")).then_some(()));
 
     // The order and the worker outlive the controller.
@@ -89,9 +92,9 @@ fn a_cordoned_instance_is_drained_at_once_and_not_started_again() {
         let is_next = web.get("/status").json()["controller"]["pid"] == pid;
         (is_next && running("default-2") && running("default-3")).then_some(())
     });
-    let (_, told) = eirs(&site, &["status"]);
-    assert!(told.contains("default-1: cordoned and drained by"), "{told}");
-    assert!(told.contains("waiting: the only stopped instance is cordoned"), "{told}");
+    let (_, printed) = eirs(&site, &["status"]);
+    assert!(printed.contains("default-1: cordoned and drained by"), "{printed}");
+    assert!(printed.contains("waiting: the only stopped instance is cordoned"), "{printed}");
     eirs(&site, &["uncordon", "default-1"]);
     eventually("it serves again", || running("default-1").then_some(()));
     leave_nothing(&site, &web, controller);
@@ -119,20 +122,23 @@ fn a_plan_can_use_other_policies_and_needs_a_controller_for_history() {
     assert!(web.workers().is_empty(), "nothing was done");
 
     fs::write(others.join("default.toml"), "[pool]\nminimum = 7\n").expect("a policy");
-    let (code, told) = eirs(&site, &["plan", "--policies", "others"]);
-    assert!(code == 78 && told.contains("default.toml:2: unknown key `pool.minimum`"), "{told}");
+    let (code, printed) = eirs(&site, &["plan", "--policies", "others"]);
+    assert!(code == 78 && printed.contains("default.toml:2: unknown key `pool.minimum`"), "{printed}");
 
     controller.signal(Signal::TERM);
     assert!(controller.exit().success());
-    let (code, told) = eirs(&site, &["plan"]);
-    assert!(code == 0 && told.starts_with("No controller is running. The first pass of a new one"), "{told}");
+    let (code, printed) = eirs(&site, &["plan"]);
+    assert!(
+        code == 0 && printed.starts_with("No controller is running. The first pass of a new one"),
+        "{printed}"
+    );
 }
 
 #[test]
 fn the_status_is_json_with_stable_keys_or_text() {
     let site = Site::new().set("EIRS_CONTROLLER__TICK", "200ms");
-    let (code, told) = eirs(&site, &["status"]);
-    assert!(code == 1 && told.contains("nothing has run on the state folder"), "{told}");
+    let (code, printed) = eirs(&site, &["status"]);
+    assert!(code == 1 && printed.contains("nothing has run on the state folder"), "{printed}");
     let (web, controller) = service(&site);
     assert_eq!(web.upload("", "x", &image(1)).json()["label"], "noop");
     let status = json(&site, &["status", "--json"]);
@@ -154,10 +160,13 @@ fn the_status_is_json_with_stable_keys_or_text() {
         assert!(!pool[key].is_null(), "{key}: {pool}");
     }
     assert_eq!(pool["instances"][0]["id"], "default-1");
-    let (code, told) = eirs(&site, &["status"]);
-    assert!(code == 0 && told.starts_with("The controller is running as process"), "{told}");
-    assert!(told.contains("default-1") && told.contains("start default-1"), "{told}");
-    assert!(!told.contains('\u{1b}') && told.lines().all(|line| line.chars().count() <= 80), "{told}");
+    let (code, printed) = eirs(&site, &["status"]);
+    assert!(code == 0 && printed.starts_with("The controller is running as process"), "{printed}");
+    assert!(printed.contains("default-1") && printed.contains("start default-1"), "{printed}");
+    assert!(
+        !printed.contains('\u{1b}') && printed.lines().all(|line| line.chars().count() <= 80),
+        "{printed}"
+    );
     leave_nothing(&site, &web, controller);
 }
 
@@ -193,13 +202,13 @@ fn the_next_controller_knows_of_a_refused_start() {
     web.upload("?wait=0", "x", &image(1));
     let refused = || pool(&web)["instances"][0]["refused"]["count"].as_u64().filter(|count| *count >= 2);
     eventually("it is refused again and again", refused);
-    let (code, told) = eirs(&site, &["check"]);
+    let (code, printed) = eirs(&site, &["check"]);
     assert!(
-        code == 1 && told.contains("default-1 refused to start") && told.contains("no capacity"),
-        "{told}"
+        code == 1 && printed.contains("default-1 refused to start") && printed.contains("no capacity"),
+        "{printed}"
     );
-    let (_, told) = eirs(&site, &["status"]);
-    assert!(told.contains("100% are refused"), "{told}");
+    let (_, printed) = eirs(&site, &["status"]);
+    assert!(printed.contains("100% are refused"), "{printed}");
     controller.signal(Signal::TERM);
     assert!(controller.exit().success());
     let learnt = fs::read_to_string(site.state().join("learnt.json")).expect("it was written at the end");

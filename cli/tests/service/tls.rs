@@ -235,9 +235,9 @@ fn a_broken_pair_keeps_the_last_valid_one_in_force_until_it_is_fixed() {
     let web = secured.site.web();
     let first = secured.shown(&web);
     secured.write("key.pem", &KeyPair::generate().expect("a key").serialize_pem());
-    let told =
+    let sentence =
         "key.pem: is not the key of the certificate in certificate.pem; the last good version stays in force";
-    eventually("it is logged", || web.process.log().contains(told).then_some(()));
+    eventually("it is logged", || web.process.log().contains(sentence).then_some(()));
     assert_eq!(secured.shown(&web), first);
     let second = secured.issue();
     eventually("it is shown", || (secured.shown(&web) == second).then_some(()));
@@ -266,20 +266,20 @@ fn the_end_of_the_certificate_in_force_is_a_metric_and_only_with_https() {
 #[test]
 fn an_expiring_certificate_is_logged_at_the_start_and_at_each_reload() {
     let secured = Secured::new();
-    let told = |web: &Web, what: &str| {
+    let logged = |web: &Web, what: &str| {
         let log = web.process.log();
         log.lines().filter(|line| line.contains("WARN") && line.contains(what)).count()
     };
     let end = secured.issue_for(10).format("%F 00:00:00 UTC");
     let web = secured.site.web();
     let soon = format!("web.tls.certificate: certificate.pem: expires on {end}, in 9 days");
-    assert_eq!(told(&web, &soon), 1, "{}", web.process.log());
+    assert_eq!(logged(&web, &soon), 1, "{}", web.process.log());
     secured.issue_for(-3);
     let over = "web.tls.certificate: certificate.pem: expired on ";
-    eventually("it is logged", || (told(&web, over) == 1).then_some(()));
+    eventually("it is logged", || (logged(&web, over) == 1).then_some(()));
     web.process.signal(Signal::HUP);
-    eventually("it is logged again", || (told(&web, over) == 2).then_some(()));
-    assert_eq!(told(&web, &soon), 1, "{}", web.process.log());
+    eventually("it is logged again", || (logged(&web, over) == 2).then_some(()));
+    assert_eq!(logged(&web, &soon), 1, "{}", web.process.log());
 
     let check = || {
         let check = secured.site.command("eirs").args(["check", "--json"]).output().expect("it runs");

@@ -67,9 +67,9 @@ fn an_installation_with_destdir_is_complete_and_its_removal_keeps_edited_files()
         fs::write(there("/opt/eirs/share/eirs/shipped").join(file), "old").expect("a file");
         fs::write(there("/etc/eirs").join(file), if edited { "edited" } else { "old" }).expect("a file");
     }
-    let told = make("install", &variables);
+    let printed = make("install", &variables);
     assert_eq!(
-        told,
+        printed,
         "/etc/eirs/eirs.toml was edited and stays as it is; the new one is /etc/eirs/eirs.toml.new\n"
     );
     assert_eq!(text("/etc/eirs/eirs.toml"), "edited");
@@ -128,13 +128,13 @@ fn an_installation_on_a_running_machine_starts_and_can_be_removed() {
             ],
         )
     };
-    let told = make("install");
-    assert!(told.contains("A web host: systemctl enable --now eirs.target"), "{told}");
+    let printed = make("install");
+    assert!(printed.contains("A web host: systemctl enable --now eirs.target"), "{printed}");
     machine.systemctl(&["enable", "--now", "--quiet", "eirs.target"]);
     expect_classified(&machine);
 
-    let told = make("uninstall");
-    assert!(told.contains("/var/lib/eirs is left"), "{told}");
+    let printed = make("uninstall");
+    assert!(printed.contains("/var/lib/eirs is left"), "{printed}");
     let gone = machine.try_run("systemctl", &["status", "eirs-web", "eirs-controller", "eirs.target"]);
     assert!(said(&gone).contains("Unit eirs-web.service could not be found"), "{}", said(&gone));
     assert!(!machine.path("/etc/eirs").exists() && machine.path("/var/lib/eirs/queue.db").exists());

@@ -170,7 +170,7 @@ fn the_journal_can_be_searched_by_image_and_trace_and_has_slow_jobs() {
         let taken: f64 =
             slow["EIRS_SERVICE_MS"].as_str().and_then(|text| text.parse().ok()).expect("a number");
         assert!(taken >= 200.0 && slow["PRIORITY"] == "5", "{slow}");
-        let told = (&slow["EIRS_ID"], &slow["EIRS_TRACE_ID"]);
-        assert_eq!(told, (&Value::from(id.as_str()), &Value::from(trace.as_str())), "{slow}");
+        let printed = (&slow["EIRS_ID"], &slow["EIRS_TRACE_ID"]);
+        assert_eq!(printed, (&Value::from(id.as_str()), &Value::from(trace.as_str())), "{slow}");
     }
 }

@@ -32,7 +32,7 @@ pub(super) async fn keep_control(
         if claim.as_ref().is_none_or(|claim| claim.may_act())
             && announced.is_none_or(|at| at.elapsed() >= Control::RENEW)
         {
-            match backend.tell_control(Some(&host), clock.now()).await {
+            match backend.announce_control(Some(&host), clock.now()).await {
                 Ok(()) => announced = Some(tokio::time::Instant::now()),
                 Err(error) => tracing::warn!(%error, "the claim of this controller cannot be \
                     written"),

@@ -19,7 +19,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Interval for calls of [`Backend::tell_control`].
+    /// Interval for calls of [`Backend::announce_control`].
     pub const RENEW: Duration = Duration::from_secs(60);
     /// A controller that was silent for this time is gone: it missed two renewals.
     pub const GONE: Duration = Duration::from_secs(150);
@@ -60,7 +60,7 @@ impl Backend {
     }
 
     /// Announces that the controller runs on the machine `own`, or with `None` that it has ended.
-    pub async fn tell_control(&self, own: Option<&str>, now: DateTime<Utc>) -> Result<()> {
+    pub async fn announce_control(&self, own: Option<&str>, now: DateTime<Utc>) -> Result<()> {
         match &self.queues {
             Queues::Memory(_) | Queues::Sqlite(_) => Ok(()),
             #[cfg(feature = "aws")]

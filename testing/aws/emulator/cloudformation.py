@@ -47,13 +47,13 @@ class BucketPolicy(CloudFormationModel):
     def create_from_cloudformation_json(
         cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **_: Any
     ) -> "BucketPolicy":
-        told = cloudformation_json["Properties"]
+        properties = cloudformation_json["Properties"]
         backend = s3_backends[account_id][get_partition(region_name)]
-        backend.get_bucket(told["Bucket"])
-        document = told["PolicyDocument"]
+        backend.get_bucket(properties["Bucket"])
+        document = properties["PolicyDocument"]
         if not any("Condition" in statement for statement in document["Statement"]):
-            backend.put_bucket_policy(told["Bucket"], _text(document).encode())
-        return cls(told["Bucket"])
+            backend.put_bucket_policy(properties["Bucket"], _text(document).encode())
+        return cls(properties["Bucket"])
 
     @classmethod
     def delete_from_cloudformation_json(
@@ -84,23 +84,23 @@ class AlarmOfAStack(CloudFormationModel):
     def create_from_cloudformation_json(
         cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **_: Any
     ) -> "AlarmOfAStack":
-        told = cloudformation_json["Properties"]
+        properties = cloudformation_json["Properties"]
         cloudwatch_backends[account_id][region_name].put_metric_alarm(
-            name=told["AlarmName"],
-            namespace=told["Namespace"],
-            metric_name=told["MetricName"],
-            comparison_operator=told["ComparisonOperator"],
-            evaluation_periods=int(told["EvaluationPeriods"]),
-            period=int(told["Period"]),
-            threshold=float(told["Threshold"]),
-            statistic=told["Statistic"],
-            description=told.get("AlarmDescription", ""),
-            dimensions=told["Dimensions"],
-            alarm_actions=told.get("AlarmActions", []),
-            ok_actions=told.get("OKActions", []),
-            treat_missing_data=told.get("TreatMissingData"),
+            name=properties["AlarmName"],
+            namespace=properties["Namespace"],
+            metric_name=properties["MetricName"],
+            comparison_operator=properties["ComparisonOperator"],
+            evaluation_periods=int(properties["EvaluationPeriods"]),
+            period=int(properties["Period"]),
+            threshold=float(properties["Threshold"]),
+            statistic=properties["Statistic"],
+            description=properties.get("AlarmDescription", ""),
+            dimensions=properties["Dimensions"],
+            alarm_actions=properties.get("AlarmActions", []),
+            ok_actions=properties.get("OKActions", []),
+            treat_missing_data=properties.get("TreatMissingData"),
         )
-        return cls(told["AlarmName"])
+        return cls(properties["AlarmName"])
 
     @classmethod
     def delete_from_cloudformation_json(
@@ -112,10 +112,10 @@ class AlarmOfAStack(CloudFormationModel):
 def _zones_of_the_stack(clean: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """`Fn::GetAZs` of nothing means the zones of the stack's region, and to moto those of us-east-1."""
 
-    def cleaned(told: Any, known: Any) -> Any:
-        if isinstance(told, dict) and told.get("Fn::GetAZs") == "":
-            told = {"Fn::GetAZs": known["AWS::Region"]}
-        return clean(told, known)
+    def cleaned(properties: Any, known: Any) -> Any:
+        if isinstance(properties, dict) and properties.get("Fn::GetAZs") == "":
+            properties = {"Fn::GetAZs": known["AWS::Region"]}
+        return clean(properties, known)
 
     return cleaned
 
@@ -131,21 +131,21 @@ def _then(model: Any, more: Callable[[Any, dict[str, Any]], Any]) -> None:
     model.create_from_cloudformation_json = classmethod(made)
 
 
-def _bucket(bucket: FakeBucket, told: dict[str, Any]) -> None:
-    if (locks := told.get("PublicAccessBlockConfiguration")) is not None:
+def _bucket(bucket: FakeBucket, properties: dict[str, Any]) -> None:
+    if (locks := properties.get("PublicAccessBlockConfiguration")) is not None:
         names = ["BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"]
         bucket.public_access_block = PublicAccessBlock(*(str(locks.get(name, False)).lower() for name in names))
-    if (lifecycle := told.get("LifecycleConfiguration")) is not None:
+    if (lifecycle := properties.get("LifecycleConfiguration")) is not None:
         bucket.set_lifecycle([_rule(each) for each in lifecycle["Rules"]])
 
 
-def _rule(told: dict[str, Any]) -> dict[str, Any]:
-    rule = {"ID": told["Id"], "Status": told["Status"], "Filter": {"Prefix": told.get("Prefix", "")}}
-    if "ExpirationInDays" in told:
-        rule["Expiration"] = {"Days": told["ExpirationInDays"]}
+def _rule(properties: dict[str, Any]) -> dict[str, Any]:
+    rule = {"ID": properties["Id"], "Status": properties["Status"], "Filter": {"Prefix": properties.get("Prefix", "")}}
+    if "ExpirationInDays" in properties:
+        rule["Expiration"] = {"Days": properties["ExpirationInDays"]}
     for same in ("NoncurrentVersionExpiration", "AbortIncompleteMultipartUpload"):
-        if same in told:
-            rule[same] = told[same]
+        if same in properties:
+            rule[same] = properties[same]
     return rule
 
 

@@ -11,7 +11,7 @@ from emulator import call as calls
 from emulator.answers import Answer
 from emulator.call import Call
 from emulator.faults import Fault, Faults
-from emulator.journal import Journal, told
+from emulator.journal import Journal, call_line
 from emulator.principals import Principal
 from emulator.server import HangUp
 
@@ -60,7 +60,7 @@ class Front:
             self._journal.note(call.account, call.operation, call.key, principal.arn, status, seconds)
             if self._verbose:
                 print(
-                    told(f"{call.service}:{call.operation}", call.account, principal.arn, status, seconds),
+                    call_line(f"{call.service}:{call.operation}", call.account, principal.arn, status, seconds),
                     file=sys.stderr,
                     flush=True,
                 )

@@ -164,8 +164,8 @@ class Instances:
             profile = machine.instance.iam_instance_profile
             machine.profile_arn = profile["Arn"] if profile else None
             self._fleet.boot(machine)
-            for tell in self.on_running:
-                tell(machine)
+            for call in self.on_running:
+                call(machine)
 
     def _reboot(self, machine: Machine, turn: int) -> None:
         with machine.busy:
@@ -211,12 +211,12 @@ class Instances:
                 machine.enter(to)
 
     def _leave(self, machine: Machine) -> None:
-        for tell in self.on_leaving:
-            tell(machine)
+        for call in self.on_leaving:
+            call(machine)
 
     def _gone(self, machine: Machine) -> None:
-        for tell in self.on_gone:
-            tell(machine)
+        for call in self.on_gone:
+            call(machine)
 
 
 # moto's own stop and terminate cannot be used for this: they set the last state at once, and somebody might see it.

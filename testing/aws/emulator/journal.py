@@ -60,6 +60,6 @@ class Journal:
             self._log.clear()
 
 
-def told(call: str, account: str, principal: str, status: int, seconds: float) -> str:
+def call_line(call: str, account: str, principal: str, status: int, seconds: float) -> str:
     """A line of --verbose."""
     return f"{time.strftime('%H:%M:%S')} {call} {status} {seconds * 1000:.0f} ms {account} {principal}"

@@ -171,8 +171,8 @@ mod tests {
             .filter(about_results)
             .map(|s| &s["Condition"])
             .collect();
-        let told = |header: &str| json!({ "Null": { header: "false" } });
-        assert_eq!(writes, [&told("s3:if-none-match"), &told("s3:if-match")]);
+        let is_set = |header: &str| json!({ "Null": { header: "false" } });
+        assert_eq!(writes, [&is_set("s3:if-none-match"), &is_set("s3:if-match")]);
     }
 
     #[test]

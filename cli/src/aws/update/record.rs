@@ -32,7 +32,7 @@ pub(crate) struct Update {
     /// Whether the update is paused.
     pub(crate) is_paused: bool,
     /// A request to the process that carries out the update.
-    pub(crate) wish: Option<Wish>,
+    pub(crate) request: Option<Request>,
     /// The reason for a rollback.
     pub(crate) why: Option<String>,
     /// The verdicts about the first machines, by model.
@@ -58,7 +58,7 @@ pub(crate) enum Phase {
 /// A request of the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Wish {
+pub(crate) enum Request {
     Pause,
     RollBack,
 }
@@ -85,7 +85,7 @@ impl Update {
             from: from.map(str::to_owned),
             phase: Phase::Canary,
             is_paused: false,
-            wish: None,
+            request: None,
             why: None,
             verdicts: BTreeMap::new(),
             began: now,
@@ -95,8 +95,8 @@ impl Update {
     }
 
     /// Starts the rollback.
-    pub(crate) fn go_back(&mut self, why: &str) {
-        (self.phase, self.wish, self.is_paused) = (Phase::RollingBack, None, false);
+    pub(crate) fn roll_back(&mut self, why: &str) {
+        (self.phase, self.request, self.is_paused) = (Phase::RollingBack, None, false);
         self.why = Some(why.to_owned());
         self.ended = None;
     }
@@ -152,10 +152,10 @@ impl Record {
 
     /// Becomes the driver, the process that carries out the update, if no other one is alive, and
     /// sends heartbeats until the returned value is dropped.
-    pub(crate) async fn drive(&self, tell: &dyn Fn(&str)) -> anyhow::Result<Driving> {
+    pub(crate) async fn drive(&self, say: &dyn Fn(&str)) -> anyhow::Result<Driving> {
         let driver = self.read().await?.context("there is no update")?.driver;
         if let Some(other) = driver.filter(|other| *other.who != *self.who) {
-            tell(&format!("waiting whether {} still carries the update out", other.who));
+            say(&format!("checking whether {} still carries out the update", other.who));
             let deadline = Instant::now() + GONE * self.every;
             while Instant::now() < deadline {
                 tokio::time::sleep(self.every / 4).await;
@@ -263,13 +263,13 @@ mod tests {
         let update = Update::new("ami-2", Some("ami-1"), Utc::now());
         one.begin(&update).await.unwrap();
         assert!(two.begin(&update).await.is_err(), "it is not over");
-        let pause = two.change(|update| update.wish = Some(Wish::Pause));
+        let pause = two.change(|update| update.request = Some(Request::Pause));
         let roll = one.change(|update| update.phase = Phase::Rolling);
         let (pause, roll) = tokio::join!(pause, roll);
         pause.unwrap();
         roll.unwrap();
         let now = two.read().await.unwrap().unwrap();
-        assert_eq!((now.phase, now.wish), (Phase::Rolling, Some(Wish::Pause)));
+        assert_eq!((now.phase, now.request), (Phase::Rolling, Some(Request::Pause)));
         one.change(|update| update.phase = Phase::Done).await.unwrap();
         two.begin(&Update::new("ami-3", Some("ami-2"), Utc::now())).await.unwrap();
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     checks,
-    record::{Phase, Record, Update, Wish},
+    record::{Phase, Record, Request, Update},
     steps::Step,
     trial::Trial,
     verdict::Verdict,
@@ -39,12 +39,12 @@ pub(crate) struct Roll<'a> {
     pub(crate) subnets: &'a [Subnet],
     pub(crate) group: &'a str,
     pub(crate) wave: u32,
-    pub(crate) tell: &'a dyn Fn(&str),
+    pub(crate) say: &'a dyn Fn(&str),
 }
 
 /// The reason why an update does not continue.
 enum Halt {
-    Wish(Wish),
+    Request(Request),
     /// The image failed its checks.
     Bad(String),
     /// Any other error.
@@ -77,19 +77,19 @@ impl Roll<'_> {
             };
             match gone {
                 Ok(()) => _ = self.record.change(advance).await?,
-                Err(Halt::Wish(Wish::Pause)) => {
-                    let rest = |update: &mut Update| (update.is_paused, update.wish) = (true, None);
-                    self.record.change(rest).await?;
+                Err(Halt::Request(Request::Pause)) => {
+                    let pause = |update: &mut Update| (update.is_paused, update.request) = (true, None);
+                    self.record.change(pause).await?;
                 }
-                Err(Halt::Wish(Wish::RollBack)) => {
-                    (self.tell)("going back, as was asked for");
-                    self.record.change(|update| update.go_back("an operator wanted it")).await?;
+                Err(Halt::Request(Request::RollBack)) => {
+                    (self.say)("rolling back, as requested");
+                    self.record.change(|update| update.roll_back("an operator requested it")).await?;
                 }
                 Err(Halt::Bad(why)) if update.phase != Phase::RollingBack => {
-                    (self.tell)(&format!("going back: {why}"));
-                    self.record.change(|update| update.go_back(&why)).await?;
+                    (self.say)(&format!("rolling back: {why}"));
+                    self.record.change(|update| update.roll_back(&why)).await?;
                 }
-                Err(Halt::Bad(why)) => anyhow::bail!("going back failed, too: {why}"),
+                Err(Halt::Bad(why)) => anyhow::bail!("the rollback failed, too: {why}"),
                 Err(Halt::Failed(error)) => return Err(error),
             }
         }
@@ -113,8 +113,8 @@ impl Roll<'_> {
     }
 
     async fn canary(&self, pool: &Pool, to: &Image) -> Way<()> {
-        let tell = self.tell;
-        tell(&format!("{}: collecting images to try the new machine with", pool.name));
+        let say = self.say;
+        say(&format!("{}: collecting images to test the new machine with", pool.name));
         let checks = checks::of(&self.account.settings, self.backend, &pool.model).await?;
         for _ in 0..FAILURES {
             self.heed().await?;
@@ -124,20 +124,20 @@ impl Roll<'_> {
                 Some(machine) => self.wake(pool, vec![machine.id.clone()]).await?,
                 None => self.launch(pool, to, 1).await?,
             };
-            let reached = pool.come_up(self.account, ids, tell).await?;
+            let reached = pool.come_up(self.account, ids, say).await?;
             let Some(id) = reached.first() else { continue };
-            tell(&format!("{}: trying {id} with {} images", pool.name, checks.len()));
+            say(&format!("{}: testing {id} with {} images", pool.name, checks.len()));
             let trial = Trial::open(self.backend, &pool.model).await?;
             let replies = trial.ask_all(&checks).await;
             trial.close().await?;
             let verdict = Verdict::of(&self.account.settings.setup.update, &checks, &replies?);
-            tell(&format!("{}: {id}: {verdict}", pool.name));
+            say(&format!("{}: {id}: {verdict}", pool.name));
             let (model, note) = (pool.model.clone(), verdict.clone());
             self.record.change(|update| _ = update.verdicts.insert(model.clone(), note.clone())).await?;
             if let Some(wrong) = verdict.wrong {
                 return Err(Halt::Bad(format!("the first machine of the new image, {id}, failed: {wrong}")));
             }
-            return Ok(pool.park(self.account, &reached, tell).await?);
+            return Ok(pool.park(self.account, &reached, say).await?);
         }
         Err(Halt::Bad(format!("{FAILURES} machines of the new image in a row did not come up")))
     }
@@ -166,7 +166,7 @@ impl Roll<'_> {
         let bad = image::all(self.account).await?.into_iter().find(|baked| baked.image.id == update.to);
         match bad.filter(|_| update.verdicts.values().any(|verdict| verdict.wrong.is_some())) {
             Some(bad) => {
-                (self.tell)(&format!("taking the image {} away", bad.image.id));
+                (self.say)(&format!("deleting the image {}", bad.image.id));
                 image::delete(self.account, &bad).await
             }
             None => Ok(()),
@@ -174,7 +174,7 @@ impl Roll<'_> {
     }
 
     async fn pool(&self, pool: &Pool, to: &Image, is_tried: bool) -> Way<()> {
-        let (account, tell) = (self.account, self.tell);
+        let (account, say) = (self.account, self.say);
         let (mut wave, mut failures, mut waits_since) = (self.wave, 0, None);
         let mut checks = None;
         loop {
@@ -192,24 +192,24 @@ impl Roll<'_> {
                     continue;
                 }
                 Step::TakeAway(ids) => {
-                    pool.take_away(account, &ids, tell).await?;
+                    pool.take_away(account, &ids, say).await?;
                     continue;
                 }
                 Step::Retire(ids) => {
-                    tell(&format!("{}: {} may go: others are there", pool.name, ids.join(", ")));
+                    say(&format!("{}: {} may be drained: others can replace it", pool.name, ids.join(", ")));
                     instances::set_tags(account, &ids, &[(tag::RETIRES, tag::YES)]).await?;
                     tokio::time::sleep(SEEN_AFTER).await;
                     continue;
                 }
                 Step::Wait(ids) => {
                     let since = *waits_since.get_or_insert_with(|| {
-                        tell(&format!("{}: waiting until {} is drained", pool.name, ids.join(", ")));
+                        say(&format!("{}: waiting until {} is drained", pool.name, ids.join(", ")));
                         Instant::now()
                     });
                     if since.elapsed() > LEAVES_WITHIN {
                         let ids = ids.join(", ");
                         return Err(Halt::Failed(anyhow::anyhow!(
-                            "{ids} is still at work after {}; the controller drains it when another one \
+                            "{ids} still runs after {}; the controller drains it when another one \
                              serves: is one running?",
                             humantime::format_duration(LEAVES_WITHIN)
                         )));
@@ -223,13 +223,13 @@ impl Roll<'_> {
                     // A limit of the account or of a zone; smaller waves may succeed.
                     Err(Halt::Failed(error)) if wave > 1 && is_no_capacity(&error) => {
                         wave = 1;
-                        tell(&format!("{}: {error:#}; one at a time", pool.name));
+                        say(&format!("{}: {error:#}; one at a time", pool.name));
                         continue;
                     }
                     Err(halt) => return Err(halt),
                 },
             };
-            let reached = pool.come_up(account, ids, tell).await?;
+            let reached = pool.come_up(account, ids, say).await?;
             let proven = match is_tried {
                 true => {
                     if checks.is_none() {
@@ -241,18 +241,15 @@ impl Roll<'_> {
             };
             failures = if proven.is_empty() { failures + 1 } else { 0 };
             if failures >= FAILURES {
-                return Err(Halt::Bad(format!(
-                    "{failures} waves in a row came to nothing in the pool {}",
-                    pool.name
-                )));
+                return Err(Halt::Bad(format!("{failures} waves in a row failed in the pool {}", pool.name)));
             }
-            pool.park(account, &proven, tell).await?;
+            pool.park(account, &proven, say).await?;
         }
     }
 
     /// Returns those of these machines that classify correctly. The others are terminated.
     async fn proven(&self, pool: &Pool, reached: Vec<String>, checks: &[checks::Check]) -> Way<Vec<String>> {
-        (self.tell)(&format!("{}: trying {}", pool.name, reached.join(", ")));
+        (self.say)(&format!("{}: testing {}", pool.name, reached.join(", ")));
         let trial = Trial::open(self.backend, &pool.model).await?;
         let replies = trial.ask_each(&reached, checks).await;
         trial.close().await?;
@@ -260,14 +257,14 @@ impl Roll<'_> {
         let works = |id: &String| replies.get(id).and_then(Reply::label).is_some();
         let (good, bad): (Vec<_>, Vec<_>) = reached.into_iter().partition(works);
         if !bad.is_empty() {
-            (self.tell)(&format!("{}: {} does not classify and is taken away", pool.name, bad.join(", ")));
+            (self.say)(&format!("{}: {} does not classify and is removed", pool.name, bad.join(", ")));
             instances::terminate(self.account, &bad).await?;
         }
         Ok(good)
     }
 
     async fn launch(&self, pool: &Pool, image: &Image, count: u32) -> Way<Vec<String>> {
-        (self.tell)(&format!("{}: launching {count} of {}", pool.name, image.id));
+        (self.say)(&format!("{}: launching {count} of {}", pool.name, image.id));
         let place = Place { image, subnets: self.subnets, group: self.group };
         let tags = [(tag::HANDED_OVER, tag::TRIAL), (tag::MODEL, pool.model.as_str())];
         Ok(pool.launch(self.account, place, count, &tags).await?)
@@ -275,7 +272,7 @@ impl Roll<'_> {
 
     /// Continues with machines of an interrupted run, in whatever state they are.
     async fn wake(&self, pool: &Pool, ids: Vec<String>) -> Way<Vec<String>> {
-        (self.tell)(&format!("{}: going on with {}", pool.name, ids.join(", ")));
+        (self.say)(&format!("{}: continuing with {}", pool.name, ids.join(", ")));
         let tags = [(tag::HANDED_OVER, tag::TRIAL), (tag::MODEL, pool.model.as_str())];
         instances::set_tags(self.account, &ids, &tags).await?;
         pool::wake(self.account, &ids).await?;
@@ -284,8 +281,8 @@ impl Roll<'_> {
 
     /// Stops if the operator has requested something else.
     async fn heed(&self) -> Way<()> {
-        let wish = self.record.read().await?.and_then(|update| update.wish);
-        wish.map_or(Ok(()), |wish| Err(Halt::Wish(wish)))
+        let request = self.record.read().await?.and_then(|update| update.request);
+        request.map_or(Ok(()), |request| Err(Halt::Request(request)))
     }
 
     async fn image(&self, id: &str) -> anyhow::Result<Image> {

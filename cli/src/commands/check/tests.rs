@@ -98,10 +98,10 @@ async fn waiting_jobs_without_a_controller_are_a_problem() {
 fn complaints_and_silence_of_the_controller_are_problems() {
     let now = Utc::now();
     let running = Controller { running: true, pid: Some(1), at: Some(now), elsewhere: false };
-    let told = problems(&running, Some(&controller_status(now)), &[], now);
-    assert_eq!(told, ["policy x.toml:1: pool.max: is no number; the last good version is in force"]);
-    let told = problems(&running, Some(&controller_status(now - chrono::Duration::seconds(60))), &[], now);
-    assert_eq!(told[0], "the controller is running, but its last pass is 1m old; see its log");
+    let found = problems(&running, Some(&controller_status(now)), &[], now);
+    assert_eq!(found, ["policy x.toml:1: pool.max: is no number; the last good version is in force"]);
+    let found = problems(&running, Some(&controller_status(now - chrono::Duration::seconds(60))), &[], now);
+    assert_eq!(found[0], "the controller is running, but its last pass is 1m old; see its log");
 }
 
 #[test]
@@ -138,9 +138,9 @@ fn jobs_without_a_policy_that_wants_workers_are_a_problem() {
     let running = Controller { running: true, pid: Some(1), at: Some(now), elsewhere: false };
     assert!(problems(&running, Some(&seen), &[], now).is_empty());
     seen.pools[0].desired = 0;
-    let told = problems(&running, Some(&seen), &[], now);
+    let found = problems(&running, Some(&seen), &[], now);
     assert_eq!(
-        told,
+        found,
         ["7 jobs waiting in the pool default, and its policy wants no worker for them (backlog 8)"]
     );
 }

@@ -182,9 +182,9 @@ StatusText=
             pid: None,
             status: String::new(),
         };
-        let told = unit("activating", "auto-restart", 3).problem().unwrap();
+        let found = unit("activating", "auto-restart", 3).problem().unwrap();
         assert_eq!(
-            told,
+            found,
             "eirs-web ended (exit-code) and is being restarted, 3 times so far; `journalctl -u eirs-web` \
              says why"
         );

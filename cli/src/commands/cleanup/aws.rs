@@ -55,7 +55,7 @@ pub(super) async fn run(cleanup: &Cleanup, settings: Settings) -> Result<Exit, S
         "done": !cleanup.plan,
     });
     if found.is_nothing() {
-        cleanup.voice.tell(&report, || {
+        cleanup.voice.show(&report, || {
             let nothing = format!(
                 "Nothing to clean up: nothing in {} of account {} has the tag of the installation \
                 `{}`.",
@@ -224,13 +224,13 @@ impl Found {
         let (jobs, others): (Vec<_>, Vec<_>) =
             self.queues.iter().partition(|name| name.starts_with(&requests_name("")));
         for name in jobs.into_iter().chain(others) {
-            progress.tell(&format!("emptying the queue {name}"));
+            progress.show(&format!("emptying the queue {name}"));
             account.sqs.open(name, Default::default()).await?.purge().await?;
             progress.done(&format!("emptied the queue {name}"));
         }
         let workers: Vec<_> = self.workers_at_work().collect();
         if !workers.is_empty() {
-            progress.tell("stopping the workers");
+            progress.show("stopping the workers");
             instances::stop(account, &workers).await?;
             instances::wait_for(account, &workers, &State::Stopped, GONE_WITHIN).await?;
             progress.done(&format!("stopped {}", workers.join(", ")));
@@ -251,7 +251,7 @@ impl Found {
         }
         let ids: Vec<_> = self.instances.iter().map(|instance| instance.id.clone()).collect();
         if !ids.is_empty() {
-            progress.tell("waiting for the instances to end");
+            progress.show("waiting for the instances to end");
             wait_until_gone(account, &ids).await?;
             progress.done(&format!("terminated {}", count(ids.len() as u64, "instance")));
         }
@@ -266,7 +266,7 @@ impl Found {
         image::delete_snapshots(account, &self.snapshots).await?;
         for group in &self.groups {
             let name = group.group_name().unwrap_or_default();
-            progress.tell(&format!("deleting the security group {name}"));
+            progress.show(&format!("deleting the security group {name}"));
             delete_group(account, group).await?;
             progress.done(&format!("deleted the security group {name}"));
         }
@@ -324,14 +324,14 @@ async fn empty(
     progress: &Progress,
 ) -> anyhow::Result<()> {
     let mut gone = 0;
-    let tell = |gone: u64| {
-        progress.tell(&format!("emptying the bucket {}: {gone} of {}", bucket.name, contents.versions));
+    let say = |gone: u64| {
+        progress.show(&format!("emptying the bucket {}: {gone} of {}", bucket.name, contents.versions));
     };
-    tell(gone);
+    say(gone);
     bucket
         .empty(account, |deleted| {
             gone += deleted;
-            tell(gone);
+            say(gone);
         })
         .await?;
     progress.done(&format!("emptied the bucket {}", bucket.name));

@@ -33,7 +33,7 @@ pub(super) async fn run(cleanup: &Cleanup, settings: &Settings) -> Result<Exit, 
     match state::kind(folder) {
         Kind::Nothing => {
             let nothing = json!({ "state": folder, "mode": cleanup.mode, "done": !cleanup.plan });
-            cleanup.voice.tell(&nothing, || format!("Nothing to clean up: nothing has run on {shown}."));
+            cleanup.voice.show(&nothing, || format!("Nothing to clean up: nothing has run on {shown}."));
             return Ok(Exit::Ok);
         }
         Kind::Foreign => {

@@ -106,14 +106,14 @@ impl Tally {
     }
 
     pub(super) fn sentence(&self) -> String {
-        let mut told = vec![format!("{} redriven", self.redriven)];
+        let mut parts = vec![format!("{} redriven", self.redriven)];
         if self.settled > 0 {
-            told.push(format!("{} had a result", self.settled));
+            parts.push(format!("{} had a result", self.settled));
         }
         if self.left > 0 {
-            told.push(format!("{} left", self.left));
+            parts.push(format!("{} left", self.left));
         }
-        told.join(", ")
+        parts.join(", ")
     }
 }
 

@@ -148,7 +148,7 @@ async fn a_redriven_letter_is_a_job_without_a_result() {
     assert!(!rig.has_result(&cat).await && rig.has_result(&dog).await);
     assert_eq!(rig.letters().await, FREE(1));
     let nobody = rig.run(&["redrive", id, "--yes"]).await.unwrap_err();
-    assert!(matches!(&nobody, Stop::Usage(told) if told.starts_with("unknown dead letter")), "{nobody}");
+    assert!(matches!(&nobody, Stop::Usage(why) if why.starts_with("unknown dead letter")), "{nobody}");
     assert_eq!(rig.letters().await, FREE(1));
 }
 
@@ -187,7 +187,7 @@ async fn nothing_is_done_without_confirmation_or_selection() {
     // Tests have no terminal on which to ask.
     for arguments in [&["redrive", "--all"][..], &["purge", "--all"], &["redrive", &cat.id.to_string()]] {
         let refused = rig.run(arguments).await.unwrap_err();
-        assert!(matches!(&refused, Stop::Usage(told) if told.contains("use --yes")), "{refused}");
+        assert!(matches!(&refused, Stop::Usage(why) if why.contains("use --yes")), "{refused}");
     }
     for arguments in [&["redrive"][..], &["purge"], &["redrive", "--all", "7d"], &["list", "--model", "dogs"]]
     {

@@ -81,7 +81,7 @@ impl Live {
         }
     }
 
-    fn tell(&self, state: &State<'_>) {
+    fn print(&self, state: &State<'_>) {
         let mut last_progress = self.last_progress.lock().unwrap_or_else(PoisonError::into_inner);
         if state.elapsed.saturating_sub(*last_progress) >= PLAIN_PROGRESS {
             *last_progress = state.elapsed;
@@ -108,7 +108,7 @@ impl Watch for Live {
         self.flush();
         match &self.view {
             Some(view) => view.show(self.extent, state),
-            None => self.tell(state),
+            None => self.print(state),
         }
     }
 }

@@ -39,14 +39,14 @@ impl Check {
             self.image.iter().map(|image| classify::read_image(image)).collect::<Result<Vec<_>, _>>()?;
         if self.engines {
             let compared = inspect::engines::compare(model, &images)?;
-            self.voice.tell(&compared, || compared.to_string().trim_end().to_owned());
+            self.voice.show(&compared, || compared.to_string().trim_end().to_owned());
             return Ok(if compared.agree() { Exit::Ok } else { Exit::Failed });
         }
         if images.len() > 1 {
             return Err(Stop::Usage("--image: one at a time, except with --engines".to_owned()));
         }
         let report = inspect::check(model, images.first())?;
-        self.voice.tell(&report, || report.to_string().trim_end().to_owned());
+        self.voice.show(&report, || report.to_string().trim_end().to_owned());
         let answered = report.answer.is_none_or(|answer| answer.failure.is_none());
         Ok(if answered { Exit::Ok } else { Exit::Failed })
     }

@@ -70,7 +70,7 @@ impl Fit {
         let known = self.known()?;
         let progress = Progress::new();
         let fitted = fit::fit(model, &known, &mut |trial, number, of| {
-            progress.tell(&format!(
+            progress.show(&format!(
                 "{number} of about {of}: {}: {} of {}",
                 trial.what, trial.right, trial.images
             ));
@@ -87,7 +87,7 @@ impl Fit {
         if let Some(file) = &self.write {
             write(file, name, &found.settings)?;
         }
-        self.voice.tell(&found, || {
+        self.voice.show(&found, || {
             let rows: Vec<_> = trials.iter().take(SHOWN).map(row).collect();
             let mut text = show::table(&["right", "confidence", "how"], &rows);
             text.push('\n');

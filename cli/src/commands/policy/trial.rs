@@ -90,7 +90,7 @@ impl Try {
         let worse = self.worse(&in_force, &tried);
         let is_good = worse.is_empty();
         let verdict = Verdict { pool, trace: trace.name, in_force, tried, worse };
-        self.voice.tell(&verdict, || verdict.text());
+        self.voice.show(&verdict, || verdict.text());
         Ok(if is_good { Exit::Ok } else { Exit::Failed })
     }
 

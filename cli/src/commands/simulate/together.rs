@@ -81,7 +81,7 @@ impl Simulate {
             wrong: outcomes.values().flat_map(|outcome| outcome.wrong.clone()).collect(),
             pools: outcomes.into_iter().map(|(pool, outcome)| (pool, outcome.figures)).collect(),
         };
-        self.voice.tell(&report, || {
+        self.voice.show(&report, || {
             let row = |(pool, figures): (&String, &Figures)| {
                 [vec![pool.clone()], text::cells(figures, 0.0)].concat()
             };

@@ -169,17 +169,17 @@ fn instances(instances: &[InstanceStatus], width: usize, now: DateTime<Utc>) -> 
     if instances.is_empty() {
         return String::new();
     }
-    let (told, quiet): (Vec<_>, Vec<_>) = instances
+    let (shown, quiet): (Vec<_>, Vec<_>) = instances
         .iter()
         .partition(|instance| instance.state != Stage::Stopped || remark(instance, now).is_some());
     let mut text = "\n".to_owned();
-    if !told.is_empty() {
-        let rows: Vec<_> = told.iter().map(|instance| row(instance, now)).collect();
+    if !shown.is_empty() {
+        let rows: Vec<_> = shown.iter().map(|instance| row(instance, now)).collect();
         let head = ["instance", "state", "for", "jobs", "done", ""];
         for line in table(&head, &rows).lines() {
             text += &format!("  {line}\n");
         }
-        for instance in told {
+        for instance in shown {
             if let Some(remark) = remark(instance, now) {
                 text += &paragraph("", &format!("{}: {remark}", instance.id), width);
             }

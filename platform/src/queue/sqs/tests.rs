@@ -341,10 +341,10 @@ async fn a_controller_is_known_until_it_signs_off_or_falls_silent() {
     queues.create("events", QueueOptions::default(), &[]).await.unwrap();
     let now = Utc::now();
     assert_eq!(backend.controller(now).await.unwrap(), None);
-    backend.tell_control(Some("web-1"), now).await.unwrap();
+    backend.announce_control(Some("web-1"), now).await.unwrap();
     assert_eq!(backend.controller(now).await.unwrap().unwrap().host, "web-1");
     assert_eq!(backend.controller(now + chrono::TimeDelta::minutes(3)).await.unwrap(), None);
-    backend.tell_control(None, now).await.unwrap();
+    backend.announce_control(None, now).await.unwrap();
     assert_eq!(backend.controller(now).await.unwrap(), None);
 }
 

@@ -90,7 +90,7 @@ impl Running {
 
     /// Writes a short line to standard input. A command that does not read counts as gone: the pipe
     /// has room for a hundred lines.
-    pub(super) fn tell(&mut self, line: &str) -> io::Result<()> {
+    pub(super) fn write_line(&mut self, line: &str) -> io::Result<()> {
         let stdin = self.stdin.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         let mut rest = line.as_bytes();
         while !rest.is_empty() {

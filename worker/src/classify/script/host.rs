@@ -75,16 +75,16 @@ fn run(connection: &OwnedFd, open: fn() -> Option<IpAddr>) -> io::Result<()> {
 fn attend(mut child: Child, pipes: Vec<OwnedFd>, mark: &str, connection: &OwnedFd) -> io::Result<()> {
     let group = Pid::from_child(&child);
     let lent: Vec<_> = pipes.iter().map(AsFd::as_fd).collect();
-    let told = send(connection, &Reply::Started, &lent);
+    let sent = send(connection, &Reply::Started, &lent);
     drop(pipes);
-    let left = told.is_err() || until_it_goes(group, connection);
+    let left = sent.is_err() || until_it_goes(group, connection);
     // It is not reaped yet, so its number cannot belong to another process.
     let _gone_already = kill_process_group(group, Signal::KILL);
     process_tree::kill_marked_since(mark, group);
     let status = child.wait()?;
     if left {
         process_tree::kill_marked(mark);
-        return told;
+        return sent;
     }
     send(connection, &Reply::Ended(status.into_raw()), &[])?;
     while let Some((ask, _)) = receive::<Ask>(connection)? {

@@ -269,7 +269,7 @@ impl Stream {
                     .insert(started.map_err(|error| failed(format!("could not be started: {error}")))?)
             }
         };
-        process.tell(&format!("{path}\n")).map_err(|error| {
+        process.write_line(&format!("{path}\n")).map_err(|error| {
             failed(format!(
                 "does not read its \
             input: {error}"

@@ -281,17 +281,17 @@ mod tests {
             ],
             ..Found::default()
         };
-        let told = |found: &Found| found.differences.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let texts = |found: &Found| found.differences.iter().map(ToString::to_string).collect::<Vec<_>>();
         let found = found.of_stack(None);
         assert_eq!(
-            told(&found),
+            texts(&found),
             [
                 &format!("{role}; `eirs setup` writes it again"),
                 "the bucket b is not encrypted; nobody knows why"
             ]
         );
         assert_eq!(
-            told(&found.of_stack(Some("s"))),
+            texts(&found.of_stack(Some("s"))),
             [
                 &format!("{role} (of the stack s)"),
                 "the bucket b is not encrypted; nobody knows why (of the stack s)"

@@ -152,13 +152,13 @@ pub(super) fn text(machines: &[Machine], region: &str, now: DateTime<Utc>) -> St
     let mut text = String::new();
     for (name, machines) in groups {
         text += &format!("{}: {}\n", style(name).bold(), by_state(&machines));
-        let (told, rest): (Vec<_>, Vec<_>) = match machines.len() {
+        let (shown, rest): (Vec<_>, Vec<_>) = match machines.len() {
             ..=ROWS => (machines, Vec::new()),
             // If there are many, only those that are not stopped.
             _ => machines.into_iter().partition(|machine| machine.state != "stopped"),
         };
-        if !told.is_empty() {
-            let rows: Vec<_> = told.iter().map(|machine| row(machine, region, now)).collect();
+        if !shown.is_empty() {
+            let rows: Vec<_> = shown.iter().map(|machine| row(machine, region, now)).collect();
             for line in show::table(&["instance", "state", "for", "type", "zone", "start"], &rows).lines() {
                 text += &format!("  {line}\n");
             }
@@ -211,9 +211,9 @@ fn by_kind(machines: &[&Machine], region: &str) -> String {
     machines
         .iter()
         .for_each(|machine| *counts.entry((&machine.kind, zone(machine, region))).or_default() += 1);
-    let told: Vec<_> =
+    let parts: Vec<_> =
         counts.into_iter().map(|((kind, zone), count)| format!("{count} {kind} in {zone}")).collect();
-    told.join(", ")
+    parts.join(", ")
 }
 
 #[cfg(test)]

@@ -165,9 +165,9 @@ mod tests {
         machines.push(machine(4, "default", "shutting-down"));
         machines.push(Machine { handed_over: false, ..machine(5, "default", "stopped") });
         machines.push(Machine { launched: true, ..machine(6, "default", "running") });
-        let told = pools(&machines, &policies(&[("default", 3)]), profile_of);
+        let found = pools(&machines, &policies(&[("default", 3)]), profile_of);
         assert_eq!(
-            told,
+            found,
             [
                 "the pool default may run 3 instances and has 2; `eirs setup` adds the rest",
                 "1 instance of the pool old, which has no policy"
@@ -185,9 +185,9 @@ mod tests {
             ..machine(number, "default", "stopped")
         };
         let machines = [with(1, "worker-default"), with(2, "worker-cats")];
-        let told = pools(&machines, &policies(&[("default", 2)]), profile_of);
+        let found = pools(&machines, &policies(&[("default", 2)]), profile_of);
         assert_eq!(
-            told,
+            found,
             ["1 instance of the pool default cannot reach the queue of default, which it serves now; \
               `eirs setup` gives them the role worker-default"]
         );
@@ -199,13 +199,13 @@ mod tests {
         let worker = Machine { handed_over: false, since: None, ..machine(2, "default", "stopped") };
         let machines = [builder, worker, machine(3, "default", "running")];
         let now = |minutes| DateTime::UNIX_EPOCH + TimeDelta::minutes(minutes);
-        let told = leftovers(&machines, now(125));
+        let found = leftovers(&machines, now(125));
         assert_eq!(
-            told[0],
+            found[0],
             "i-00000000000000001, a machine that images are made from, is running for 2h 5m: a \
             setup did not finish"
         );
-        assert!(told[1].contains("a worker that was not handed over, is stopped: a setup"), "{told:?}");
+        assert!(found[1].contains("a worker that was not handed over, is stopped: a setup"), "{found:?}");
         assert_eq!(leftovers(&machines[..1], now(90)), Vec::<String>::new());
     }
 

@@ -118,13 +118,13 @@ mod tests {
         let doors = |pairs: &[(u16, &str)]| -> Doors {
             pairs.iter().map(|(port, network)| (*port, vec![(*network).to_owned()])).collect()
         };
-        let told = differ(
+        let found = differ(
             "g",
             &doors(&[(0, "10.0.0.0/8"), (80, "::/0")]),
             &doors(&[(80, "::/0"), (22, "1.0.0.0/8")]),
         );
         assert_eq!(
-            told,
+            found,
             [
                 "the security group g lets 10.0.0.0/8 in on several ports, and the settings do not",
                 "the security group g does not let 1.0.0.0/8 in on port 22, and the settings do"

@@ -113,6 +113,51 @@ def numbers():
             yield f"bare-{photometric}-{name}.tif", tiff(order, bare, [packed(1)])
 
 
+def lzw(data):
+    """The codes of LZW as in TIFF: the highest bit first, wider ones one code earlier than in GIF."""
+    out, width, table, known = "", 9, {bytes([one]): one for one in range(256)}, b""
+    out += format(256, "09b")
+    for one in data:
+        if known + bytes([one]) in table:
+            known += bytes([one])
+            continue
+        out += format(table[known], f"0{width}b")
+        table[known + bytes([one])] = len(table) + 2
+        known = bytes([one])
+        width += len(table) + 2 == 1 << width
+    out += format(table[known], f"0{width}b")
+    width += len(table) + 3 == 1 << width
+    out += format(257, f"0{width}b")
+    out += "0" * (-len(out) % 8)
+    return int(out, 2).to_bytes(len(out) // 8, "big")
+
+
+def lzw_tiles():
+    """Tiles that end in an even background, so that few codes stand for many rows."""
+    for order, name in (("<", "little"), (">", "big")):
+        for bits, samples, photometric in ((1, 1, 1), (8, 1, 1), (8, 1, 0), (8, 3, 2), (16, 3, 2)):
+            for side in (16, 32):
+                for even in (0, 200):
+                    base = {tag: entry for tag, entry in header(bits, photometric, samples).items() if tag != 278}
+                    base |= {259: (3, [5]), 322: (4, [side]), 323: (4, [side])}
+                    each = -(-side * bits * samples // 8)
+                    tiles = [
+                        packed(bits, samples, order, range(x, x + side), range(y, y + 3)) + bytes([even]) * (each * (side - 3))
+                        for y in range(0, HEIGHT, side) for x in range(0, WIDTH, side)
+                    ]
+                    kind = f"lzw-tiles-{bits}-{samples}-{photometric}-{side}-{even}-{name}"
+                    yield f"{kind}.tif", tiff(order, base, [lzw(tile) for tile in tiles], 324, 325)
+                    if bits == 8:
+                        less = [lzw(difference(tile, samples, side)) for tile in tiles]
+                        yield f"{kind}-predictor.tif", tiff(order, {**base, 317: (3, [2])}, less, 324, 325)
+                        apart = [tile[plane::samples] for plane in range(samples) for tile in tiles]
+                        yield f"{kind}-planes.tif", tiff(order, {**base, 284: (3, [2])}, [lzw(one) for one in apart], 324, 325), f"{kind}.tif"
+                    if side == 16:
+                        # A tile whose end is missing.
+                        cut = [lzw(tile) for tile in tiles[:-1]] + [lzw(tiles[-1])[:-3]]
+                        yield f"{kind}-cut.tif", tiff(order, base, cut, 324, 325)
+
+
 def jpeg_tiles():
     """Tiles of JPEG that are larger than the picture."""
     image = picture(64, 64)
@@ -186,4 +231,4 @@ def pages():
     yield "directory-twice.tif", saved(image, "tiff", tiffinfo={37510: b"text"})
 
 
-ALL = (numbers, jpeg_tiles, compressions, turned, pages)
+ALL = (numbers, lzw_tiles, jpeg_tiles, compressions, turned, pages)

@@ -4,6 +4,7 @@
 //! TIFF is read by the JPEG decoder of this crate.
 
 mod directory;
+mod tiles;
 
 use std::{borrow::Cow, io::Cursor};
 
@@ -38,13 +39,13 @@ pub(super) fn pixels(file: &[u8]) -> Option<usize> {
 
 /// Returns the width and height from the header.
 pub(super) fn dimensions(file: &[u8]) -> Option<(u32, u32)> {
-    reader(file, &Directory::read(file), None).ok()?.dimensions().ok()
+    reader(file, &Directory::read(file)).ok()?.dimensions().ok()
 }
 
 pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), Unreadable> {
     let directory = Directory::read(file);
     let in_order = directory.in_order();
-    let mut decoder = reader(&in_order, &directory, None)?;
+    let mut decoder = reader(&in_order, &directory)?;
     let (width, height) = decoder.dimensions().map_err(refused)?;
     check_size(width, height, limits.max_pixels)?;
     if let Some(what) = directory.unsupported() {
@@ -60,11 +61,11 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
         }
         (PALETTE, bits @ (1 | 2 | 4 | 8), 1) => {
             let colours = palette(&mut decoder, bits)?;
-            indices(decoder, size, bits, 3, colours, pixels)?;
+            indices((&in_order, &directory), size, bits, 3, colours, pixels)?;
         }
         (PALETTE, 8, 2) => {
             let colours = palette(&mut decoder, 8)?;
-            let numbers = all_numbers(decoder, &in_order, &directory, size)?;
+            let numbers = all_numbers(&in_order, &directory, size)?;
             let out = pixels.start(width, height, 4, Orientation::NoTransforms, 1, beside(size, 2))?;
             for (out, number) in out.chunks_exact_mut(4).zip(numbers.chunks_exact(2)) {
                 for (colour, out) in out[..3].iter_mut().enumerate() {
@@ -79,19 +80,19 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
                 let grey = if meaning == WHITE_IS_ZERO { most - index } else { index };
                 (grey * 255 / most) as u8
             };
-            indices(decoder, size, bits, 1, sample, pixels)?;
+            indices((&in_order, &directory), size, bits, 1, sample, pixels)?;
         }
         (BLACK_IS_ZERO | WHITE_IS_ZERO, 8 | 16, samples) => {
             let channels = samples.min(2) as usize;
-            colours(decoder, (&in_order, &directory), size, channels, pixels)?;
+            colours((&in_order, &directory), size, channels, pixels)?;
             if meaning == WHITE_IS_ZERO {
                 pixels.samples.iter_mut().step_by(channels).for_each(|grey| *grey = 255 - *grey);
             }
         }
         (RGB, 8 | 16, samples @ 3..) => {
-            colours(decoder, (&in_order, &directory), size, samples.min(4) as usize, pixels)?;
+            colours((&in_order, &directory), size, samples.min(4) as usize, pixels)?;
         }
-        (INKS, 8 | 16, 4..) => inks(decoder, (&in_order, &directory), size, limits.colour, pixels)?,
+        (INKS, 8 | 16, 4..) => inks((&in_order, &directory), size, limits.colour, pixels)?,
         (_, bits, samples) => {
             return Err(Unreadable::Never(format!(
                 "the TIFF image is of an unsupported kind ({samples} samples of {bits} bits a pixel, \
@@ -104,9 +105,9 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
     Ok(())
 }
 
-/// Creates a decoder that returns the numbers of a file unchanged, of all planes or of one.
-fn reader<'f>(file: &'f [u8], directory: &Directory, plane: Option<usize>) -> Result<Reader<'f>, Unreadable> {
-    Decoder::new(Cursor::new(directory.as_numbers(file, plane))).map_err(refused)
+/// Creates a decoder that returns the numbers of a file unchanged.
+fn reader<'f>(file: &'f [u8], directory: &Directory) -> Result<Reader<'f>, Unreadable> {
+    Decoder::new(Cursor::new(directory.as_numbers(file, None))).map_err(refused)
 }
 
 /// Applies the tag that describes the last number of each pixel, such as alpha.
@@ -147,11 +148,19 @@ fn beside((width, height): (u32, u32), bytes: u64) -> u64 {
     (u64::from(width) * u64::from(height)).saturating_mul(2 * bytes)
 }
 
-/// Returns `count` numbers of an image, the high byte of those of 16 bits.
-fn numbers(decoder: Reader, count: usize) -> Result<Vec<u8>, Unreadable> {
+/// Returns `count` numbers of all planes or of one, the high byte of those of 16 bits.
+fn numbers(
+    file: &[u8],
+    directory: &Directory,
+    plane: Option<usize>,
+    count: usize,
+) -> Result<Vec<u8>, Unreadable> {
+    let most = count.saturating_mul(4).saturating_add(SIDE_CHUNKS_MAX_BYTES as usize);
+    let file = tiles::unpacked(directory.as_numbers(file, plane), most)?;
+    let decoder = Decoder::new(Cursor::new(file)).map_err(refused)?;
     let mut room = Room::default();
-    room.decoding_buffer_size = count.saturating_mul(4).saturating_add(SIDE_CHUNKS_MAX_BYTES as usize);
-    room.intermediate_buffer_size = room.decoding_buffer_size;
+    room.decoding_buffer_size = most;
+    room.intermediate_buffer_size = most;
     let numbers = match decoder.with_limits(room).read_image().map_err(refused)? {
         DecodingResult::U8(numbers) => numbers,
         DecodingResult::U16(numbers) => numbers.into_iter().map(|wide| (wide >> 8) as u8).collect(),
@@ -165,7 +174,6 @@ fn numbers(decoder: Reader, count: usize) -> Result<Vec<u8>, Unreadable> {
 
 /// Returns the numbers of all pixels, pixel by pixel, also if they are stored in planes.
 fn all_numbers(
-    decoder: Reader,
     file: &[u8],
     directory: &Directory,
     (width, height): (u32, u32),
@@ -173,12 +181,11 @@ fn all_numbers(
     let samples = directory.samples() as usize;
     let count = width as usize * height as usize;
     if !directory.is_in_planes() || samples == 1 {
-        return numbers(decoder, count * samples);
+        return numbers(file, directory, None, count * samples);
     }
-    drop(decoder);
     let mut all = vec![0; count * samples];
     for plane in 0..samples {
-        let numbers = numbers(reader(file, directory, Some(plane))?, count)?;
+        let numbers = numbers(file, directory, Some(plane), count)?;
         for (out, number) in all.iter_mut().skip(plane).step_by(samples).zip(numbers) {
             *out = number;
         }
@@ -188,7 +195,6 @@ fn all_numbers(
 
 /// Copies the first `channels` numbers of every pixel.
 fn colours(
-    decoder: Reader,
     (file, directory): (&[u8], &Directory),
     size: (u32, u32),
     channels: usize,
@@ -196,7 +202,7 @@ fn colours(
 ) -> Result<(), Unreadable> {
     let bytes = directory.samples() * directory.bits() / 8;
     let out = pixels.start(size.0, size.1, channels, Orientation::NoTransforms, 1, beside(size, bytes))?;
-    let numbers = all_numbers(decoder, file, directory, size)?;
+    let numbers = all_numbers(file, directory, size)?;
     let pixels = numbers.chunks_exact(directory.samples() as usize);
     for (out, numbers) in out.chunks_exact_mut(channels).zip(pixels) {
         out.copy_from_slice(&numbers[..channels]);
@@ -207,7 +213,7 @@ fn colours(
 /// Decodes indices of `bits` bits, in rows of whole bytes, with a function from index and channel
 /// to the sample.
 fn indices(
-    decoder: Reader,
+    (file, directory): (&[u8], &Directory),
     (width, height): (u32, u32),
     bits: u64,
     channels: usize,
@@ -218,7 +224,7 @@ fn indices(
     let stride = (width as usize * bits).div_ceil(8);
     let beside = beside((width, height), 1);
     let out = pixels.start(width, height, channels, Orientation::NoTransforms, 1, beside)?;
-    let numbers = numbers(decoder, stride * height as usize)?;
+    let numbers = numbers(file, directory, None, stride * height as usize)?;
     for (row, out) in numbers.chunks_exact(stride).zip(out.chunks_exact_mut(width as usize * channels)) {
         for (column, pixel) in out.chunks_exact_mut(channels).enumerate() {
             let bit = column * bits;
@@ -233,7 +239,6 @@ fn indices(
 
 /// Decodes cyan, magenta, yellow and black.
 fn inks(
-    decoder: Reader,
     (file, directory): (&[u8], &Directory),
     size: (u32, u32),
     colour: Colour,
@@ -243,7 +248,7 @@ fn inks(
     let channels = if are_kept { 4 } else { 3 };
     let bytes = directory.samples() * directory.bits() / 8;
     pixels.start(size.0, size.1, channels, Orientation::NoTransforms, 1, beside(size, bytes))?;
-    let numbers = all_numbers(decoder, file, directory, size)?;
+    let numbers = all_numbers(file, directory, size)?;
     let inks = numbers.chunks_exact(directory.samples() as usize);
     for (out, inks) in pixels.samples.chunks_exact_mut(channels).zip(inks) {
         match *inks {

@@ -11,7 +11,7 @@ pub(super) const PALETTE: u64 = 3;
 pub(super) const INKS: u64 = 5;
 pub(super) const YCBCR: u64 = 6;
 
-const COMPRESSION: u64 = 259;
+pub(super) const COMPRESSION: u64 = 259;
 const PHOTOMETRIC: u64 = 262;
 const BITS: u64 = 258;
 const FILL_ORDER: u64 = 266;
@@ -36,7 +36,7 @@ const JPEGS: [u64; 2] = [6, 7];
 pub(super) struct Directory<'f> {
     file: &'f [u8],
     is_little: bool,
-    is_big: bool,
+    pub(super) is_big: bool,
     /// The offsets of the entries.
     entries: Vec<usize>,
 }
@@ -64,7 +64,7 @@ impl<'f> Directory<'f> {
     }
 
     /// Returns the offset of a tag's entry.
-    fn entry(&self, tag: u64) -> Option<usize> {
+    pub(super) fn entry(&self, tag: u64) -> Option<usize> {
         self.entries.iter().copied().find(|at| self.number(*at, 2) == Some(tag))
     }
 
@@ -92,7 +92,8 @@ impl<'f> Directory<'f> {
         (0..count).map_while(move |index| self.number(at.checked_add(index * length)?, length))
     }
 
-    fn first(&self, tag: u64, usual: u64) -> u64 {
+    /// Returns the first number of a tag.
+    pub(super) fn first(&self, tag: u64, usual: u64) -> u64 {
         self.numbers(tag).next().unwrap_or(usual)
     }
 
@@ -220,7 +221,8 @@ impl<'f> Directory<'f> {
         copy
     }
 
-    fn write(&self, copy: &mut [u8], at: usize, length: usize, number: u64) {
+    /// Writes a number of `length` bytes.
+    pub(super) fn write(&self, copy: &mut [u8], at: usize, length: usize, number: u64) {
         let Some(bytes) = at.checked_add(length).and_then(|end| copy.get_mut(at..end)) else { return };
         for (index, byte) in bytes.iter_mut().enumerate() {
             let place = if self.is_little { index } else { length - 1 - index };
@@ -229,7 +231,7 @@ impl<'f> Directory<'f> {
     }
 
     /// Replaces the first number of a tag.
-    fn set(&self, copy: &mut [u8], tag: u64, number: u64) {
+    pub(super) fn set(&self, copy: &mut [u8], tag: u64, number: u64) {
         if let Some((at, length, _)) = self.place(tag) {
             self.write(copy, at, length, number);
         }

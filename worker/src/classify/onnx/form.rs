@@ -124,6 +124,9 @@ pub(super) fn found(seen: &[Vec<f32>], ending: &Ending<'_>) -> anyhow::Result<Sc
     let single = seen.first().is_some_and(|scores| scores.len() == 1);
     let in_unit = all(&|scores| scores.iter().all(|score| (-1e-6..=1.0 + 1e-3).contains(score)));
     let whole = |whole: f32| !single && all(&|scores| is_distribution(scores, whole));
+    // Where all confidences are 0, a division by their sum leaves them 0.
+    let shares = |scores: &[f32]| is_distribution(scores, 1.0) || scores.iter().all(|score| *score == 0.0);
+    let are_shares = all(&shares) && !single && seen.iter().any(|scores| is_distribution(scores, 1.0));
     let exponentials = |sign: f32, tolerance: f64| {
         let sum = |scores: &[f32]| scores.iter().map(|score| f64::from((sign * score).exp())).sum::<f64>();
         let is_one = |scores: &[f32]| (sum(scores) - 1.0).abs() < tolerance;
@@ -131,7 +134,7 @@ pub(super) fn found(seen: &[Vec<f32>], ending: &Ending<'_>) -> anyhow::Result<Sc
     };
     let is_sum = |least: f32| all(&|scores| scores.iter().sum::<f32>() > least);
     Ok(match (ending.confidences, ending.last) {
-        _ if whole(1.0) => Scores::Probabilities,
+        _ if whole(1.0) || are_shares => Scores::Probabilities,
         (Some("Sigmoid" | "HardSigmoid"), _) if !ending.is_computed && in_unit => Scores::Probabilities,
         // A part of the distribution, or quantised. Along another axis, each score would be 1.
         (Some("Softmax"), _) if !ending.is_computed && in_unit && !is_sum(1.5) => Scores::Probabilities,
@@ -150,7 +153,7 @@ pub(super) fn found(seen: &[Vec<f32>], ending: &Ending<'_>) -> anyhow::Result<Sc
             "ends in {operator}, and may be distances, of which the smallest is the best; set scores to what \
              it is, or export the model with confidences as its output"
         ),
-        (None, _) if ending.is_opaque && in_unit => {
+        (None, last) if in_unit && (ending.is_opaque || last.is_some_and(is_bounded)) => {
             bail!("has numbers from 0 to 1, which may be logits or confidences; set scores to what they are")
         }
         _ if is_constant_sum(seen) => bail!(
@@ -173,6 +176,11 @@ pub(super) fn are_clear(scores: &[f32], ending: &Ending<'_>) -> bool {
         // For a single score, only the operator matters.
         (found, _) => scores.len() == 1 && found.is_ok(),
     }
+}
+
+/// Returns whether an operator keeps numbers within bounds, as confidences are.
+fn is_bounded(operator: &str) -> bool {
+    matches!(operator, "LpNormalization" | "Div" | "Clip" | "Min" | "Max")
 }
 
 /// Returns whether an operator suggests a distance, or another value that is not a logit.
@@ -244,6 +252,8 @@ mod tests {
             (each(&TWO, |p| -p.ln()), computed("LogSoftmax"), Scores::NegativeLogProbabilities),
             (each(&TWO, |p| -p.ln()), of("Neg"), Scores::NegativeLogProbabilities),
             (vec![vec![0.2, 0.3, 0.3]], of("Softmax"), Scores::Probabilities),
+            // One against the rest: none of the classes may claim an image.
+            (vec![vec![0.7, 0.2, 0.1], vec![0.0; 3]], of("LpNormalization"), Scores::Probabilities),
             (vec![vec![0.2, 0.9, 0.4]], of("Sigmoid"), Scores::Probabilities),
             (vec![vec![0.2, 0.9, 0.4]], of("Gemm"), Scores::Logits),
             (vec![vec![7.0, 0.0, 3.0], vec![0.0, 0.0, 9.0]], of("Relu"), Scores::Logits),
@@ -266,6 +276,8 @@ mod tests {
             (vec![vec![3.0, 0.5, 2.0]], of("ReduceL2"), "distances"),
             (vec![vec![0.2, 0.9, 0.4]], opaque, "logits or confidences"),
             (vec![vec![0.2]], opaque, "logits or confidences"),
+            (vec![vec![0.0; 3]], of("LpNormalization"), "logits or confidences"),
+            (vec![vec![0.2, 0.9, 0.4]], of("Clip"), "logits or confidences"),
             (vec![vec![0.2]], computed("Softmax"), "confidences (Softmax)"),
         ] {
             let why = found(&seen, &ending).unwrap_err().to_string();

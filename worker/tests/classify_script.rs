@@ -81,6 +81,19 @@ fn once_reads_the_label_after_the_name_of_the_file() {
 }
 
 #[test]
+fn once_a_configured_label_that_begins_like_the_name_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let labels = folder.path().join("labels.txt");
+    std::fs::write(&labels, "n01440764 tench, Tinca tinca\nn01443537 goldfish\n").unwrap();
+    let model =
+        Model { labels: Some(labels.clone()), ..model(Protocol::Once, PATIENT, "echo 'tench, Tinca tinca'") };
+    let mut script = load(&model).unwrap().classifier().unwrap();
+    assert_eq!(label(ask(&mut *script, "tench.jpg")), "tench, Tinca tinca");
+    std::fs::remove_file(&labels).unwrap();
+    assert!(load(&model).err().unwrap().to_string().contains("labels.txt: cannot be read"));
+}
+
+#[test]
 fn once_other_lines_do_not_become_the_label() {
     for noise in ["echo 'done in 20 ms'", r"printf '  0%%\r 50%%\r100%%\r'", "echo; echo 'a, b'; echo"] {
         let answer = r#"echo "$(basename "$1"),dog""#;

@@ -36,7 +36,7 @@ pub struct Model {
     /// onnx: the model file. Without it, the built-in model of drawn shapes.
     pub path: Option<PathBuf>,
     /// onnx: the labels of the outputs, in any usual format. Without it, those beside or in the
-    /// model, or else the indexes.
+    /// model, or else the indexes. script, `once`: the labels that it prints.
     pub labels: Option<PathBuf>,
     /// onnx: the engine that runs it.
     pub engine: Engine,

@@ -440,6 +440,11 @@ impl Onnx {
     }
 }
 
+/// Returns the labels of a file, in any form.
+pub(super) fn labels_of(file: &Path) -> anyhow::Result<Vec<String>> {
+    Ok(Labels::find(Some(file), None, None)?.map(|labels| labels.names).unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use eirs_platform::{job::JobId, version::BUILT_IN};

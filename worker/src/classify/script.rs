@@ -4,7 +4,8 @@
 //!   prints `name,label` and exits with 0. `name` is the file name, the path, or the stem; the
 //!   label is everything after the comma, and may contain commas (`cells.rs`). Other lines are
 //!   ignored. A command that prints a single line may omit the name. Several lines without the name
-//!   are a failure, which quotes them.
+//!   are a failure, which quotes them. A single line that is one of the configured labels is that
+//!   label, even if it begins with the stem and a comma (`tench, Tinca tinca` for `tench.jpg`).
 //! - `stream`: the command keeps running. It reads paths from standard input, one per line. For
 //!   each, it prints one line of JSON and flushes it: `{"label": "cat", "confidence": 0.9}`,
 //!   `{"top": [{"label": ..., "confidence": ...}, ...]}`, `{"error": "why this image is invalid"}`,
@@ -43,13 +44,15 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+use std::{collections::HashSet, sync::Arc};
+
 use anyhow::Context;
 use eirs_platform::{
     program,
     settings::{Model, Protocol},
 };
 
-use super::{Classifier, Description, Failure, Loaded};
+use super::{Classifier, Description, Failure, Loaded, onnx::labels_of};
 
 /// Maximum length of a label, in bytes; a longer one is a mistake.
 const LABEL_MAX_BYTES: usize = 1000;
@@ -57,6 +60,8 @@ const LABEL_MAX_BYTES: usize = 1000;
 /// A command that can be run.
 pub(super) struct Script {
     settings: Model,
+    /// The labels that it prints, if they are configured.
+    labels: Arc<HashSet<String>>,
 }
 
 impl Script {
@@ -64,7 +69,8 @@ impl Script {
         let program = model.command.first().context("command: a script needs the command to run")?;
         let file = program::find(program).map_err(|why| anyhow::anyhow!("command: {why}"))?;
         program::check_first_line(&file).map_err(|why| anyhow::anyhow!("command: {why}"))?;
-        Ok(Self { settings: model.clone() })
+        let labels = model.labels.as_deref().map(labels_of).transpose()?.unwrap_or_default();
+        Ok(Self { settings: model.clone(), labels: Arc::new(labels.into_iter().collect()) })
     }
 }
 
@@ -78,7 +84,7 @@ impl Loaded for Script {
 
     fn classifier(&self) -> anyhow::Result<Box<dyn Classifier>> {
         Ok(match self.settings.protocol {
-            Protocol::Once => Box::new(once::Once::new(&self.settings)?),
+            Protocol::Once => Box::new(once::Once::new(&self.settings, Arc::clone(&self.labels))?),
             Protocol::Stream => Box::new(stream::Stream::new(&self.settings)?),
         })
     }

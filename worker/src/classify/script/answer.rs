@@ -2,14 +2,18 @@
 //! progress bars, warnings, blank lines, colours) is ignored. Anything unclear is refused: no
 //! result is better than a wrong label.
 
-use std::{collections::VecDeque, mem, path::Path};
+use std::{
+    collections::{HashSet, VecDeque},
+    mem,
+    path::Path,
+};
 
 use eirs_platform::job::Guess;
 use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::{Map, Value};
 
 use super::{
-    cells::{after_name, label_in_cell, label_in_line, names},
+    cells::{after_name, label_in_cell, label_in_line, names, plain},
     label, reason,
 };
 
@@ -101,8 +105,9 @@ fn all_quoted<'a>(lines: impl ExactSizeIterator<Item = &'a str>) -> String {
 }
 
 /// Parses the output of a `once` script for this file: a label, or one JSON object as in the
-/// protocol `stream`. JSON never becomes a label.
-pub(super) fn answer_in(printed: &[u8], file: &Path, top: usize) -> Line {
+/// protocol `stream`. JSON never becomes a label. A single line that is one of `labels` is that
+/// label.
+pub(super) fn answer_in(printed: &[u8], file: &Path, labels: &HashSet<String>, top: usize) -> Line {
     let lines = lines(printed);
     let is_named = lines.iter().any(|line| names(file).any(|name| after_name(line, name).is_some()));
     if !is_named {
@@ -120,7 +125,11 @@ pub(super) fn answer_in(printed: &[u8], file: &Path, top: usize) -> Line {
             answer => return answer,
         }
     }
-    match label_in(printed, file) {
+    let known = match &lines[..] {
+        [only] => plain(only).ok().filter(|label| labels.contains(label)),
+        _ => None,
+    };
+    match known.map_or_else(|| label_in(printed, file), Ok) {
         Ok(label) => Line::Answer(vec![Guess { label, confidence: 1.0 }]),
         Err(why) => Line::Wrong(why),
     }

@@ -75,7 +75,7 @@ fn is_file_of_an_image(cell: &str) -> bool {
 }
 
 /// Removes the quotation marks of CSV and the separators of empty cells at the end.
-fn plain(cell: &str) -> Result<String, String> {
+pub(super) fn plain(cell: &str) -> Result<String, String> {
     let cell = cell.trim_end_matches([',', ';', ' ']);
     let structured = |c: char| "\"'[{(".contains(c);
     if cell.strip_prefix(['[', '{', '(']).is_some_and(|rest| rest.trim_start().starts_with(structured)) {

@@ -1,6 +1,6 @@
 //! The protocol `once`: one process per image.
 
-use std::time::Instant;
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use anyhow::Context;
 use eirs_platform::{job::Guess, settings::Model};
@@ -18,14 +18,15 @@ use crate::{
 
 pub(super) struct Once {
     settings: Model,
+    labels: Arc<HashSet<String>>,
     scratch: Scratch,
 }
 
 impl Once {
-    pub(super) fn new(settings: &Model) -> anyhow::Result<Self> {
+    pub(super) fn new(settings: &Model, labels: Arc<HashSet<String>>) -> anyhow::Result<Self> {
         let scratch = Scratch::new(settings.script_socket.as_deref())
             .context("the folder for images cannot be created")?;
-        Ok(Self { settings: settings.clone(), scratch })
+        Ok(Self { settings: settings.clone(), labels, scratch })
     }
 
     fn answer(&mut self, image: &Image) -> Result<Vec<Guess>, Failure> {
@@ -43,7 +44,7 @@ impl Once {
         }
         match event {
             Event::Exited if status.is_some_and(|status| status.success()) => {
-                match answer_in(&script.printed, &file.path, self.settings.top) {
+                match answer_in(&script.printed, &file.path, &self.labels, self.settings.top) {
                     Line::Answer(guesses) => Ok(guesses),
                     Line::Refusal(why) => Err(Failure::Rejected(why)),
                     Line::Later(why) => Err(later(&why)),

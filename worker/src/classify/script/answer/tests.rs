@@ -26,6 +26,26 @@ fn once_the_label_follows_the_name_or_is_the_only_line() {
 }
 
 #[test]
+fn once_a_line_that_is_a_configured_label_keeps_what_resembles_the_name() {
+    let labels = HashSet::from(["tench, Tinca tinca".to_owned(), "cat".to_owned()]);
+    let file = Path::new("/tmp/x/7-ab/tench.jpg");
+    for (printed, expected) in [
+        ("tench, Tinca tinca\n", "tench, Tinca tinca"),
+        ("\"tench, Tinca tinca\"\r\n", "tench, Tinca tinca"),
+        ("tench.jpg,tench, Tinca tinca", "tench, Tinca tinca"),
+        ("tench,tench, Tinca tinca", "tench, Tinca tinca"),
+        ("tench,cat", "cat"),
+        // Other labels than the configured ones are read as before.
+        ("tench, dog", "dog"),
+        ("loading\ntench, Tinca tinca", "Tinca tinca"),
+    ] {
+        let answer = answer_in(printed.as_bytes(), file, &labels, 1);
+        let guess = Guess { label: expected.to_owned(), confidence: 1.0 };
+        assert_eq!(answer, Line::Answer(vec![guess]), "{printed:?}");
+    }
+}
+
+#[test]
 fn once_a_line_is_read_with_the_quotation_marks_and_separators_that_libraries_write() {
     for (printed, expected) in [
         ("\"test_00.JPEG\",\"dog\"", "dog"),
@@ -140,7 +160,7 @@ fn control_sequences_are_not_part_of_a_label() {
 
 #[test]
 fn once_json_is_a_result_or_refused_but_never_a_label() {
-    let once = |printed: &str| answer_in(printed.as_bytes(), file(), 2);
+    let once = |printed: &str| answer_in(printed.as_bytes(), file(), &HashSet::new(), 2);
     assert_eq!(once("{\"label\": \"dog\", \"confidence\": 0.5}\n"), answer(&[("dog", 0.5)]));
     assert_eq!(once("{\n  \"label\": \"dog\",\n  \"confidence\": 0.5\n}\n"), answer(&[("dog", 0.5)]));
     assert_eq!(once("{\"error\": \"no dog\"}"), Line::Refusal("no dog".into()));

@@ -19,6 +19,10 @@ const RGB: c_int = 1;
 const INTERLEAVED_RGB: c_int = 10;
 const INTERLEAVED_RGBA: c_int = 11;
 const INTERLEAVED: c_int = 10;
+/// The planes as they are stored.
+const AS_STORED: c_int = 99;
+const LUMA: c_int = 0;
+const MONOCHROME: c_int = 0;
 
 /// The result of every call. The text belongs to the library, and is valid as long as the library
 /// or the context.
@@ -79,6 +83,8 @@ functions! {
     image_handle_get_metadata: fn(*const c_void, u32, *mut c_void) -> Error;
     image_handle_release: fn(*const c_void);
     decode_image: fn(*const c_void, *mut *mut c_void, c_int, c_int, *const c_void) -> Error;
+    image_get_chroma_format: fn(*const c_void) -> c_int;
+    image_get_bits_per_pixel_range: fn(*const c_void, c_int) -> c_int;
     image_get_width: fn(*const c_void, c_int) -> c_int;
     image_get_height: fn(*const c_void, c_int) -> c_int;
     image_get_plane_readonly: fn(*const c_void, c_int, *mut c_int) -> *const u8;
@@ -191,7 +197,53 @@ impl<'f> Picture<'f> {
             // SAFETY: the library returns a zero-terminated string, whose owner still exists.
             unsafe { CStr::from_ptr(error.text) }.to_string_lossy()
         };
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         Err(Unreadable::Never(format!("the {} image cannot be decoded by libheif: {text}", self.format)))
+    }
+
+    /// Expands grey levels from 16 to 235. libheif (up to 1.23 at least) does so for colours only,
+    /// and returns grey as it is stored.
+    fn expand(&self, samples: &mut [u8], channels: usize) {
+        if !samples.chunks_exact(channels).all(|pixel| pixel[0] == pixel[1] && pixel[1] == pixel[2]) {
+            return;
+        }
+        let (api, mut image) = (self.api, std::ptr::null_mut());
+        // SAFETY: handle and image are valid until they are released, the latter below; the plane
+        // has as many rows of `stride` bytes as it is high.
+        let is_as_stored = unsafe {
+            let decoded = (api.decode_image)(self.handle, &raw mut image, AS_STORED, AS_STORED, null());
+            if decoded.code != 0 {
+                return;
+            }
+            let mut stride = 0;
+            let plane = (api.image_get_plane_readonly)(image, LUMA, &raw mut stride);
+            let bits = (api.image_get_bits_per_pixel_range)(image, LUMA);
+            let (width, height) = ((api.image_get_width)(image, LUMA), (api.image_get_height)(image, LUMA));
+            let count = usize::try_from(i64::from(width) * i64::from(height)).unwrap_or(0);
+            let is_grey = (api.image_get_chroma_format)(image) == MONOCHROME
+                && !plane.is_null()
+                && count * channels == samples.len()
+                && (8..=16).contains(&bits);
+            let level = |index: usize| {
+                let (x, y) = (index % width as usize, index / width as usize);
+                let row = plane.add(y * stride as usize);
+                if bits == 8 {
+                    return *row.add(x);
+                }
+                (u16::from_ne_bytes([*row.add(2 * x), *row.add(2 * x + 1)]) >> (bits - 8)) as u8
+            };
+            let is_as_stored =
+                is_grey && (0..count).all(|index| level(index).abs_diff(samples[index * channels]) <= 1);
+            (api.image_release)(image);
+            is_as_stored
+        };
+        if !is_as_stored {
+            return;
+        }
+        for pixel in samples.chunks_exact_mut(channels) {
+            let level = (u32::from(pixel[0].saturating_sub(16)) * 255 + 109) / 219;
+            pixel[..3].fill(level.min(255) as u8);
+        }
     }
 
     fn decode(&self, pixels: &mut Pixels) -> Result<(), Unreadable> {
@@ -225,6 +277,9 @@ impl<'f> Picture<'f> {
             }
             (api.image_release)(image);
             if is_right {
+                if is_limited(self.file) {
+                    self.expand(samples, channels);
+                }
                 if has_alpha && api.is_premultiplied.is_some_and(|is| is(self.handle) != 0) {
                     samples.chunks_exact_mut(4).for_each(undo_alpha);
                 }
@@ -233,6 +288,14 @@ impl<'f> Picture<'f> {
             Err(Unreadable::Never(format!("the {} image has another size than it says", self.format)))
         }
     }
+}
+
+/// Returns whether a colour space in the file uses only the levels of television, from 16 to 235.
+fn is_limited(file: &[u8]) -> bool {
+    const NUMBERS: usize = 6;
+    let box_name = b"colrnclx";
+    let spaces = file.windows(box_name.len() + NUMBERS + 1).filter(|space| space.starts_with(box_name));
+    spaces.into_iter().any(|space| space.last().is_some_and(|flags| flags & 0x80 == 0))
 }
 
 /// Reverses the multiplication of colours by alpha.

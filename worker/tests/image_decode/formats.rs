@@ -1,7 +1,7 @@
 //! Every supported format, and every way in which its files store pixels.
 
 use eirs_platform::{formats::heif, settings::Alpha, testing::not_run};
-use eirs_worker::image::Limits;
+use eirs_worker::image::{Limits, Pixels, decode};
 use image::{DynamicImage, ImageFormat};
 
 use crate::{FULL, QUARTERS, check_quarters, encoded, fixture, picture, refusal, seen};
@@ -44,6 +44,19 @@ fn bitmap_pixels_at_the_offset_of_the_colour_table_follow_it() {
 fn an_animation_is_its_first_frame() {
     check_quarters("GIF", &fixture("animated.gif"), QUARTERS);
     check_quarters("WebP", &fixture("animated.webp"), QUARTERS);
+}
+
+#[test]
+fn grey_levels_of_television_are_expanded() {
+    if !heif::is_there() {
+        return not_run("there is no libheif", "apt install libheif1");
+    }
+    let mut pixels = Pixels::default();
+    decode(&fixture("grey-limited.avif"), FULL, &mut pixels).unwrap();
+    let row = &pixels.samples()[..32 * pixels.channels()];
+    let levels: Vec<u8> = row.iter().step_by(pixels.channels()).copied().collect();
+    assert!(levels[..14].iter().all(|level| *level <= 1), "{levels:?}");
+    assert!(levels[18..].iter().all(|level| *level >= 254), "{levels:?}");
 }
 
 #[test]

@@ -59,6 +59,9 @@ def main():
     clear.putalpha(200)
     clear.save(HERE / "alpha.heic", quality=92)
     clear.putalpha(128)
+    half = Image.new("L", (32, 16))
+    half.paste(255, (16, 0, 32, 16))
+    half.save(HERE / "grey-limited.avif", range="limited", subsampling="4:0:0", quality=100)
     clear.save(HERE / "premultiplied.avif", quality=95, alpha_premultiplied=True)
     # Baseline, but each component (or the first, and then the others together) in a scan of its own; sides that are no
     # multiple of a unit, and restart markers.

@@ -15,6 +15,9 @@ const SHORT: Duration = Duration::from_secs(20);
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// Longest time for which a report may be under way.
 const LATE: Duration = Duration::from_secs(2);
+/// Number of jobs that a rate is measured by, if that many arrived within `MOST_LONG` times `LONG`.
+const ENOUGH: f64 = 8.0;
+const MOST_LONG: u32 = 15;
 /// Number of seconds that are kept: enough for the windows, for overlapping reports and to detect
 /// batches.
 const KEPT: i64 = 900;
@@ -122,21 +125,32 @@ impl Arrivals {
         &mut self.seconds[index]
     }
 
-    /// Arrival rate in jobs per second: the mean over `LONG`, bounded by what `SHORT` certainly
-    /// shows. A steady load is measured precisely, and a change shows at once.
+    /// Arrival rate in jobs per second: the mean over `LONG`, or longer if few arrive, bounded by
+    /// what `LONG` and `SHORT` certainly show. A steady load is measured precisely, and a change
+    /// shows at once.
     pub(super) fn per_second(&self) -> f64 {
         let (Some(from), Some(end)) = (self.from, self.end()) else { return 0.0 };
         // A single report says little about a rate: the divisor is at least one report interval.
         let span = |window: Duration| age(from, end).clamp(REPORT_EVERY, window);
-        let [(long, long_s), (short, short_s)] =
-            [LONG, SHORT].map(|window| (self.between(end - span(window), end), span(window).as_secs_f64()));
+        let counted = |window| (self.between(end - span(window), end), span(window).as_secs_f64());
+        let bounded = |per_second: f64, (jobs, seconds): (f64, f64)| {
+            per_second.clamp(lower(jobs) / seconds, upper(jobs) / seconds)
+        };
+        let (long, short) = (counted(LONG), counted(SHORT));
         if self.comes_in_batches {
             // The last batch says little about the next one. The rate is the mean over several
             // batches, and zero between two of them.
             let all = age(from, end);
-            return (short / short_s).min(self.between(from, end) / all.as_secs_f64());
+            return (short.0 / short.1).min(self.between(from, end) / all.as_secs_f64());
         }
-        (long / long_s).clamp(lower(short) / short_s, upper(short) / short_s)
+        if long.0 <= 0.0 {
+            return 0.0;
+        }
+        // A few jobs in a minute say little as well.
+        let mut longer = (1..MOST_LONG).map(|times| counted(times * LONG));
+        let enough = longer.find(|(jobs, _)| *jobs >= ENOUGH);
+        let (jobs, seconds) = enough.unwrap_or_else(|| counted(MOST_LONG * LONG));
+        bounded(bounded(jobs / seconds, long), short)
     }
 
     /// Whether jobs repeatedly arrive many at once, with nothing in between.
@@ -291,6 +305,17 @@ mod tests {
     #[test]
     fn rare_jobs_keep_a_rate_above_zero_between_two_of_them() {
         check(&[1, 0, 0, 0, 1, 0], 0.03, 0.05);
+    }
+
+    #[test]
+    fn a_rate_of_few_jobs_is_measured_over_more_than_a_minute() {
+        // One job every two minutes: just after one, a minute alone would say 0.017 per second.
+        let mut counts = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].repeat(6);
+        counts.push(1);
+        check(&counts, 0.008, 0.012);
+        // A stream that begins counts as far as it is certain, as before.
+        counts.extend([50, 50]);
+        check(&counts, 3.9, 4.1);
     }
 
     #[test]

@@ -29,6 +29,10 @@ pub struct Load {
     /// Work that the starting instances will have done by the time an instance started now is
     /// ready, in seconds of one instance.
     pub starting_s: f64,
+    /// Number of jobs that are due, by the regular times of earlier ones, when an instance started
+    /// now is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<u64>,
 }
 
 /// The number of instances that each rule of a policy wants.
@@ -90,6 +94,15 @@ fn latency(p95_s: f64, load: &Load, policy: &Policy) -> (u32, u32, Because) {
     let instances = whole(steady).max((offered + clearing).round() as u32);
     // Even a single job in flight needs an instance.
     let instances = instances.max(u32::from(backlog > 0.0));
+    // What is due would wait for a start. If the deadline leaves no time for that, instances start
+    // ahead: as many as it will fill.
+    if let Some(jobs) = load.due.filter(|_| slack_s < 2.0 * start_delay_s) {
+        let work_s = jobs as f64 * service_s / at_once;
+        let ahead = (work_s / clearing_time_s(slack_s, load.facts, policy)).round().max(1.0) as u32;
+        if ahead > instances {
+            return all_steady(ahead, format!("{jobs} jobs are due, as they come at regular times"));
+        }
+    }
     let because =
         Because::Latency { arrivals_per_s, service_s, busy: offered, in_time: steady, clearing, waiting };
     (instances, whole(steady), because)
@@ -217,7 +230,7 @@ mod tests {
             at_once: 1.0,
             start_delay_s: 25.0,
         };
-        Load { depth: Depth { visible, in_flight: 0 }, facts, ready, starting_s: 0.0 }
+        Load { depth: Depth { visible, in_flight: 0 }, facts, ready, starting_s: 0.0, due: None }
     }
 
     fn wish(text: &str, load: &Load) -> u32 {
@@ -297,6 +310,17 @@ mod tests {
         // Each start is charged for a minute, of which 25 s pass before it works: 600 s of work
         // fill 17 starts.
         check_latency("20s", &[(load(300, 0.0, 0), 17), (load(7, 0.0, 0), 1)]);
+    }
+
+    #[test]
+    fn due_jobs_start_as_many_instances_as_they_fill_unless_they_can_wait_for_a_start() {
+        let due = |jobs| Load { due: Some(jobs), ..load(0, 0.0, 0) };
+        // A start is charged for a minute, of which it works 35 s: 60 s of work fill two.
+        check_latency("8s", &[(due(30), 2), (due(1), 1), (due(300), 17)]);
+        // They need no start ahead if the slack is twice a start.
+        check_latency("60s", &[(due(30), 0)]);
+        // Instances for what waits already are enough.
+        check_latency("8s", &[(Load { due: Some(1), ..load(300, 0.0, 0) }, 17)]);
     }
 
     #[test]

@@ -30,6 +30,9 @@ use crate::{
 /// be needed again in a moment.
 pub(super) const BUSY_WINDOW: Duration = Duration::from_secs(300);
 
+/// Time that an instance should be ready before due jobs arrive.
+const LEAD: Duration = Duration::from_secs(2);
+
 /// The part of a plan that concerns one pool, while it is being made.
 pub(super) struct Draft<'a> {
     name: &'a str,
@@ -73,6 +76,8 @@ impl<'a> Draft<'a> {
         plan.affordable = policy.budget.instance_hours_per_day.and_then(|_| {
             budget::affordable(policy, history.used_today(name, policy, seen.at).time(), seen.at)
         });
+        let ahead = history.start_delay(name, policy) + LEAD;
+        plan.prepares_at = history.next_onset(name, policy).map(|onset| onset.from - ahead);
         let is_complete = plan.depth.is_some() && seen.instances.is_some();
         for (instances, hold) in [
             (roster.silent, Deaf { instances: roster.silent }),
@@ -124,7 +129,10 @@ impl<'a> Draft<'a> {
             facts.start_delay_s = history.start_delay_of(self.name, self.policy, Tier::Launched);
         }
         let starting_s = self.roster.starting_s(facts.start_delay_s, seen.at);
-        Some(Load { depth, facts, ready, starting_s })
+        let is_time = self.plan.prepares_at.is_some_and(|at| at <= seen.at);
+        let onset = history.next_onset(self.name, self.policy).filter(|_| is_time);
+        let due = onset.map(|onset| onset.jobs);
+        Some(Load { depth, facts, ready, starting_s, due })
     }
 
     /// Number of instances that the pool wants under the limit on all pools. It keeps what it

@@ -11,6 +11,7 @@ mod keep;
 mod minutes;
 mod peaks;
 mod queries;
+mod rhythm;
 mod service;
 mod starts;
 mod usage;
@@ -29,6 +30,7 @@ use self::{
     growth::Growth,
     keep::Keep,
     peaks::Peaks,
+    rhythm::Rhythm,
     service::Services,
     starts::Starts,
     usage::{Alive, Usage},
@@ -86,6 +88,8 @@ struct Pool {
     launches: Starts,
     #[serde(default)]
     keep: Keep,
+    #[serde(default)]
+    rhythm: Rhythm,
     usage: Usage,
     minutes: Minutes,
 }
@@ -158,11 +162,14 @@ impl History {
             if !self.learnt.pools.contains_key(name) {
                 self.learnt.pools.insert(name.clone(), Pool::default());
             }
-            let Some(Pool { minutes, .. }) = self.learnt.pools.get_mut(name) else { continue };
+            let Some(Pool { minutes, rhythm, .. }) = self.learnt.pools.get_mut(name) else { continue };
             if seen.hears {
                 minutes.listened(before, seen.at);
             }
             pool.counts.iter().for_each(|count| minutes.add(count));
+            let mut counts: Vec<_> = pool.counts.iter().collect();
+            counts.sort_by_key(|count| count.to);
+            counts.into_iter().for_each(|count| rhythm.observe(count));
             arrived.insert(name.as_str(), pool.counts.iter().map(|count| count.jobs).sum());
         }
         // While a backlog cannot be read, what waited meanwhile is unknown.

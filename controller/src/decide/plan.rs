@@ -57,6 +57,9 @@ pub struct PoolPlan {
     pub desired: u32,
     /// The reasons why the pool has not what it wants, or keeps what it does not need.
     pub holds: Vec<Hold>,
+    /// Time at which the next start for expected jobs is due; `None` if none are expected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prepares_at: Option<DateTime<Utc>>,
     /// Id of the instance that is started only to test that it still works, not to meet demand.
     pub canary: Option<String>,
     /// Number of starts that launch a new instance because no parked one can be started.
@@ -258,7 +261,10 @@ impl Plan {
             let moves = pool.starting > 0 || pool.running() > pool.share || !pool.actions.is_empty();
             moves && !is_paused(name)
         };
-        self.pools.iter().any(changes).then_some(SOON)
+        let soon = self.pools.iter().any(changes).then_some(SOON);
+        let prepares =
+            |pool: &PoolPlan| (pool.prepares_at? - self.at).to_std().ok().filter(|left| !left.is_zero());
+        self.pools.values().filter_map(prepares).chain(soon).min()
     }
 
     /// The part of the plan that may be carried out: without the actions of paused pools.

@@ -82,9 +82,11 @@ impl Draft<'_> {
             self.hold(SuddenDrop);
             return running;
         }
+        // Jobs that come at regular times do not return at any moment.
+        let may_return = self.plan.prepares_at.is_none();
         // A job that came and was completed between two observations is demand as well.
         let had_work = peak > 0 || history.last_arrival(self.name).is_some_and(is_recent);
-        let least = u32::from(had_work && !self.policy.rules.is_empty());
+        let least = u32::from(had_work && may_return && !self.policy.rules.is_empty());
         let lately = wished.max(least);
         let kept = history.worth_keeping(self.name, running, lately, self.policy, seen.at).max(least);
         let within =

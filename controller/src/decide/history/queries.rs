@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Arrivals, Career, GrowthBounds, History, Minutes, Past, Used, keep};
-use crate::{decide::budget::day_began, fleet::Tier, observe::age, policy::Policy};
+use super::{Arrivals, Career, GrowthBounds, History, Minutes, Past, Used, keep, rhythm::Onset};
+use crate::{
+    decide::budget::day_began,
+    fleet::Tier,
+    observe::age,
+    policy::{Policy, Rule},
+};
 
 /// Quantile of the recent start delays that counts as the start delay.
 const DELAY_QUANTILE: f64 = 0.9;
@@ -76,11 +81,28 @@ impl History {
         policy: &Policy,
         now: DateTime<Utc>,
     ) -> u32 {
-        let start_s = self.start_delay_s(pool, 0.5).unwrap_or(policy.pool.start_delay.as_secs_f64());
+        let start_s = self.start_delay(pool, policy).as_secs_f64();
         let minimum_s = policy.instance.billing_minimum.as_secs_f64();
         let price = keep::Price { start_s, minimum_s, most: policy.scale_in.keep };
         let learnt = self.learnt.pools.get(pool).filter(|_| !policy.scale_in.keep.is_zero());
         learnt.map_or(lately, |learnt| learnt.keep.highest(most, lately, &price, now))
+    }
+
+    /// The next onset of a pool's load, if it comes at regular times. They may differ by as long as
+    /// a start takes, since a ready instance waits for the onset instead of jobs for an instance.
+    pub(crate) fn next_onset(&self, pool: &str, policy: &Policy) -> Option<Onset> {
+        let spread = TimeDelta::from_std(self.start_delay(pool, policy)).ok()?;
+        // A pool without a latency target need not be fast, and one without `keep` goes by no times
+        // that were learnt.
+        let is_fast = policy.rules.iter().any(|rule| matches!(rule, Rule::Latency { .. }));
+        let learnt = self.learnt.pools.get(pool).filter(|_| is_fast && !policy.scale_in.keep.is_zero());
+        learnt?.rhythm.next(spread).filter(|onset| self.last.is_some_and(|now| now <= onset.until))
+    }
+
+    /// Median of the recent start delays of a pool's parked instances, or the policy's value.
+    pub(crate) fn start_delay(&self, pool: &str, policy: &Policy) -> Duration {
+        let learnt = self.start_delay_s(pool, 0.5).and_then(|s| Duration::try_from_secs_f64(s).ok());
+        learnt.unwrap_or(policy.pool.start_delay)
     }
 
     /// Whether a pool's load has ended and returned often enough that its end is expected.
@@ -116,9 +138,14 @@ impl History {
         let learnt = self.learnt.pools.get(pool);
         let service = learnt.and_then(|pool| pool.services.now());
         let arrivals = self.arrivals.get(pool);
+        // If jobs come at regular times, none come before the next time. The work of a batch alone
+        // says how many instances it fills.
+        let is_batch = arrivals.is_some_and(Arrivals::comes_in_batches);
+        let has_ended = |onset: Onset| is_batch || self.last.is_some_and(|now| onset.is_after_silence(now));
+        let is_over = self.next_onset(pool, policy).is_some_and(has_ended);
         let of_service = service.map_or(1.0, |service| service.variability());
         Facts {
-            arrivals_per_s: self.arrivals_per_s(pool),
+            arrivals_per_s: if is_over { 0.0 } else { self.arrivals_per_s(pool) },
             variability: f64::midpoint(arrivals.map_or(1.0, Arrivals::dispersion), of_service),
             service_scv: of_service,
             service_s: service.map_or(policy.pool.service_time.as_secs_f64(), |service| service.mean_s),
@@ -131,11 +158,10 @@ impl History {
     /// Start delay of an instance of this tier in seconds: the 90th percentile of the recent ones,
     /// or the policy's value.
     pub(crate) fn start_delay_of(&self, pool: &str, policy: &Policy, tier: Tier) -> f64 {
-        let learnt = self.learnt.pools.get(pool).map(|pool| match tier {
-            Tier::Parked => &pool.starts,
-            Tier::Launched => &pool.launches,
-        });
-        let learnt = learnt.and_then(|starts| starts.quantile_s(DELAY_QUANTILE));
+        let learnt = match tier {
+            Tier::Parked => self.start_delay_s(pool, DELAY_QUANTILE),
+            Tier::Launched => self.launch_delay_s(pool, DELAY_QUANTILE),
+        };
         learnt.unwrap_or(policy.start_delay(tier).as_secs_f64())
     }
 

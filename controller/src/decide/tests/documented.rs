@@ -52,7 +52,7 @@ fn load(visible: u64, in_flight: u64, ready: u32) -> Load {
         at_once: 1.0,
         start_delay_s: 25.0,
     };
-    Load { depth: Depth { visible, in_flight }, facts, ready, starting_s: 0.0 }
+    Load { depth: Depth { visible, in_flight }, facts, ready, starting_s: 0.0, due: None }
 }
 
 #[test]
@@ -61,6 +61,12 @@ fn every_rule_wants_what_its_worked_example_says() {
     check_example("backlog", &load(35, 12, 1), None, friday);
     check_example("latency", &load(300, 0, 11), None, friday);
     check_example("latency", &load(30, 0, 0), None, friday);
+    let mut due = Load { due: Some(30), ..load(0, 0, 0) };
+    due.facts.arrivals_per_s = 0.0;
+    let soon = parse(Path::new("p.toml"), "[[rule]]\nkind = 'latency'\np95 = '8s'").unwrap();
+    let ahead = &wishes(&soon, &due, None, friday.parse().unwrap())[0];
+    let sentence = format!("{} wants {} ({})", ahead.rule, ahead.instances, ahead.because);
+    check_says("### `kind = \"latency\"`", &sentence);
     check_example("step", &load(47, 0, 1), None, friday);
     check_example("schedule", &load(0, 0, 1), None, friday);
 

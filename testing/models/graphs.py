@@ -87,6 +87,18 @@ write("zipmap", means() + [
     node("LabelEncoder", ["best"], ["classLabel"], domain="ai.onnx.ml", keys_int64s=[0, 1, 2], values_strings=["c", "a", "b"])],
     X, [info("classLabel", T.STRING, ["N"]), h.make_value_info("loss", h.make_sequence_type_proto(
         h.make_map_type_proto(T.STRING, h.make_tensor_type_proto(F, []))))])
+VECTORS = dict(kernel_type="LINEAR", support_vectors=[1.0, 0.0, 0.0, 0.0, 0.0, 1.0], vectors_per_class=[1, 1], coefficients=[1.0, -1.0],
+               rho=[0.0], kernel_params=[0.0, 0.0, 0.0], classlabels_ints=[0, 1], post_transform="NONE")
+# The columns are in the other order than the labels.
+write("svm_of_two", means() + [node("SVMClassifier", ["m"], ["label", "probabilities"], domain="ai.onnx.ml", **VECTORS)],
+      X, [info("label", T.INT64, ["N"]), y(2, name="probabilities")])
+# 1 - d and d, of which the second is the greater one from 0.5 on; the label changes at 0.
+DISTANCE = node("LinearClassifier", ["m"], ["label", "distances"], domain="ai.onnx.ml",
+                coefficients=[1.0, 0.0, -1.0], intercepts=[0.0], classlabels_ints=[0, 1], post_transform="NONE")
+write("linear_of_two", means() + [DISTANCE], X, [info("label", T.INT64, ["N"]), y(2, name="distances")])
+# One number for two labels, although it says two.
+write("one_of_two", means() + [DISTANCE, node("ArrayFeatureExtractor", ["distances", "second"], ["probabilities"], domain="ai.onnx.ml")],
+      X, [info("label", T.INT64, ["N"]), y(2, name="probabilities")], [("second", np.array([1], np.int64))])
 write("softmax_9", [node("GlobalAveragePool", ["x"], ["p"]), node("Softmax", ["p"], ["y"])], X, [y(3, 1, 1)], opset=9)
 write("softmax_9_matrix", means() + [node("Softmax", ["m"], ["y"])], X, [y(3)], opset=9)
 write("conv_integer", [

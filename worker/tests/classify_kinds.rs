@@ -235,6 +235,25 @@ fn other_models_are_refused_in_a_sentence() {
 }
 
 #[test]
+fn distances_of_two_classes_are_refused_where_they_do_not_match_the_labels() {
+    for (name, expected) in [
+        ("svm_of_two", "export it with probabilities"),
+        ("linear_of_two", "export it with probabilities"),
+        ("one_of_two", "positive to the second"),
+    ] {
+        let (_folder, model) = model(name, &[]);
+        for engine in ORT.into_iter().filter(|engine| is_here(*engine)) {
+            let why = refusal(&Model { engine, ..model.clone() });
+            assert!(why.contains(expected), "{name}: {why}");
+        }
+    }
+    // 0.6 is the red of `red` less its blue.
+    let (_folder, model) = model("one_of_two", &["other", "red"]);
+    let model = Model { positive: Some("red".to_owned()), ..model };
+    check(&model, &ORT, &red(), &[("red", 0.6457), ("other", 0.3543)]);
+}
+
+#[test]
 fn rten_does_not_get_models_that_it_computes_incorrectly() {
     let (_folder, old) = model("softmax_9", &COLOURS);
     check(&old, &ORT, &red(), &SOFT);

@@ -266,6 +266,9 @@ impl Onnx {
             )
             .into());
         }
+        if let Some(why) = form::of_two(graph, port, &form, count, model.scores.is_some()) {
+            return Err(anyhow!("{source}: its output `{}` {why}", port.name).into());
+        }
         let form = form.map_err(|why| anyhow!("its output `{}` {why}", port.name));
         let judge = Judge::new(model, labels.names, labels.indexed, classes, form);
         Ok(Shared {

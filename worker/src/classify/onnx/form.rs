@@ -178,6 +178,43 @@ pub(super) fn are_clear(scores: &[f32], ending: &Ending<'_>) -> bool {
     }
 }
 
+/// Says why the distances that a linear or support vector model gives for two classes cannot be
+/// used: one number for both, or two that do not follow the labels. `labels` is the number of
+/// labels, if there are any; `is_set` whether the user says what the scores are.
+pub(super) fn of_two(
+    graph: Option<&Graph>,
+    port: &Port,
+    form: &anyhow::Result<Scores>,
+    labels: Option<usize>,
+    is_set: bool,
+) -> Option<&'static str> {
+    let graph = graph?;
+    let mut node = graph.last_node(&port.name)?;
+    if node.operator == "ArrayFeatureExtractor" {
+        node = graph.last_node(node.inputs.first()?)?;
+    }
+    let classes = node.numbers.get("classlabels_ints").map(Vec::len);
+    let classes = classes.or_else(|| node.texts.get("classlabels_strings").map(Vec::len));
+    if node.domain != "ai.onnx.ml" || classes != Some(2) {
+        return None;
+    }
+    match (node.operator.as_str(), form) {
+        ("SVMClassifier", Ok(Scores::Logits)) => Some(
+            "is the distances of a support vector machine of two classes, in the other order than its \
+             labels; export it with probabilities (SVC(probability=True))",
+        ),
+        ("LinearClassifier", Ok(Scores::Logits)) if !is_set => Some(
+            "is the distances of a linear model of two classes, which may not follow its labels; export it \
+             with probabilities, or set scores to what they are",
+        ),
+        ("LinearClassifier", Ok(Scores::Sigmoid)) if labels != Some(2) => Some(
+            "is one number for two classes, high for the second one; set labels to a file of both and \
+             positive to the second",
+        ),
+        _ => None,
+    }
+}
+
 /// Returns whether an operator keeps numbers within bounds, as confidences are.
 fn is_bounded(operator: &str) -> bool {
     matches!(operator, "LpNormalization" | "Div" | "Clip" | "Min" | "Max")

@@ -6,7 +6,6 @@
 //! are kept in an ageing histogram for each number of instances (Shahrad et al., Serverless in the
 //! Wild, USENIX ATC 2020). If they are not, an instance waits as long as a start costs, which is at
 //! most twice the cost of an optimal decision (the ski-rental problem; Karlin et al., 1988).
-//! Karlin et al., 1988).
 
 use std::{sync::LazyLock, time::Duration};
 

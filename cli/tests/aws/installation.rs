@@ -77,7 +77,7 @@ fn an_interrupted_setup_is_completed_by_the_next_run() {
         "PutRolePolicy",
         "AddRoleToInstanceProfile",
         "CreateSecurityGroup",
-        // Of the archive. A report of a machine is a `PutObject`, and `curl` retries that for minutes.
+        // Of the archive. A report of a machine is a `PutObject`, which `curl` retries for minutes.
         "UploadPart",
         "CreateImage",
         "StopInstances",

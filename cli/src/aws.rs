@@ -148,5 +148,37 @@ fn iam_client(config: &SdkConfig, settings: &Settings) -> aws_sdk_iam::Client {
     aws_sdk_iam::Client::from_conf(builder.build())
 }
 
-/// The interval of polling while resources are created or deleted.
+/// The longest interval of polling while resources are created or deleted.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// The waits between two looks at a resource: they double up to [`LOOK_EVERY`], so that what is
+/// ready soon is seen soon.
+#[derive(Debug)]
+pub(crate) struct Poll(Duration);
+
+impl Poll {
+    pub(crate) fn new() -> Self {
+        Self(LOOK_EVERY / 8)
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        tokio::time::sleep(self.next()).await;
+    }
+
+    fn next(&mut self) -> Duration {
+        let next = (self.0 * 2).min(LOOK_EVERY);
+        std::mem::replace(&mut self.0, next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_waits_of_polling_double_up_to_two_seconds() {
+        let mut poll = Poll::new();
+        let waits = [(); 5].map(|()| poll.next().as_millis());
+        assert_eq!(waits, [250, 500, 1000, 2000, 2000]);
+    }
+}

@@ -10,7 +10,7 @@ use eirs_platform::aws::{self, tag};
 use tokio::time::Instant;
 
 use super::{
-    Account, LOOK_EVERY, base_image,
+    Account, Poll, base_image,
     bundle::Bundle,
     instances,
     launch::{Image, Launch},
@@ -178,7 +178,7 @@ impl Oven<'_> {
     }
 
     async fn wait_for_builder(&self, account: &Account, builder: &str) -> anyhow::Result<()> {
-        let deadline = Instant::now() + BAKED_WITHIN;
+        let (deadline, mut poll) = (Instant::now() + BAKED_WITHIN, Poll::new());
         let report = loop {
             if let Some(report) = scripts::report(account, &self.name()).await? {
                 break report;
@@ -188,7 +188,7 @@ impl Oven<'_> {
                 "{builder} reported nothing within {}; does its subnet reach the internet?",
                 humantime::format_duration(BAKED_WITHIN)
             );
-            tokio::time::sleep(LOOK_EVERY).await;
+            poll.wait().await;
         };
         anyhow::ensure!(
             report.went_well,
@@ -209,7 +209,7 @@ impl Oven<'_> {
 }
 
 async fn wait_for(account: &Account, id: &str) -> anyhow::Result<Image> {
-    let deadline = Instant::now() + IMAGED_WITHIN;
+    let (deadline, mut poll) = (Instant::now() + IMAGED_WITHIN, Poll::new());
     loop {
         let found = all(account).await?.into_iter().find(|baked| baked.image.id == id);
         match found {
@@ -227,7 +227,7 @@ async fn wait_for(account: &Account, id: &str) -> anyhow::Result<Image> {
             "the image {id} is not available within {}",
             humantime::format_duration(IMAGED_WITHIN)
         );
-        tokio::time::sleep(LOOK_EVERY).await;
+        poll.wait().await;
     }
 }
 

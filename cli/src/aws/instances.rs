@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use eirs_platform::aws::{self, tag};
 use tokio::time::Instant;
 
-use super::{Account, LOOK_EVERY};
+use super::{Account, Poll};
 
 /// An instance that exists.
 #[derive(Debug, Clone)]
@@ -119,7 +119,7 @@ pub(crate) async fn wait_for(
     state: &State,
     limit: Duration,
 ) -> anyhow::Result<Vec<Instance>> {
-    let deadline = Instant::now() + limit;
+    let (deadline, mut poll) = (Instant::now() + limit, Poll::new());
     loop {
         let mut found = described(account, None).await?;
         found.retain(|instance| ids.contains(&instance.id));
@@ -129,7 +129,7 @@ pub(crate) async fn wait_for(
                 return Ok(found);
             }
             anyhow::ensure!(Instant::now() < deadline, "EC2 does not know all of {} yet", ids.join(", "));
-            tokio::time::sleep(LOOK_EVERY).await;
+            poll.wait().await;
             continue;
         };
         let has_failed = *state == State::Running && matches!(late.state, State::Stopping | State::Stopped);
@@ -143,7 +143,7 @@ pub(crate) async fn wait_for(
             state.as_str(),
             humantime::format_duration(limit)
         );
-        tokio::time::sleep(LOOK_EVERY).await;
+        poll.wait().await;
     }
 }
 

@@ -14,7 +14,7 @@ use eirs_platform::{
 use tokio::time::Instant;
 
 use super::{
-    Account, LOOK_EVERY, cost,
+    Account, Poll, cost,
     iam::{PROFILE_VISIBLE_WITHIN, Profile},
     instances, key_pair,
     network::Subnet,
@@ -66,12 +66,12 @@ impl Launch<'_> {
 
     /// Launches the instances and returns their ids. It launches either all or none.
     pub(crate) async fn run(&self, account: &Account) -> eirs_platform::Result<Vec<String>> {
-        let deadline = Instant::now() + PROFILE_VISIBLE_WITHIN;
+        let (deadline, mut poll) = (Instant::now() + PROFILE_VISIBLE_WITHIN, Poll::new());
         loop {
             match self.call(account).await {
                 // Only this error is retried: a new profile is visible after a delay.
                 Err(error) if names_the_profile(&error) && Instant::now() < deadline => {
-                    tokio::time::sleep(LOOK_EVERY).await;
+                    poll.wait().await;
                 }
                 ended => return ended,
             }

@@ -17,7 +17,7 @@ use eirs_platform::{
 use tokio::time::Instant;
 
 use super::{
-    Account, LOOK_EVERY,
+    Account, Poll,
     iam::Profile,
     instances::{self, Instance},
     launch::{Image, Launch},
@@ -355,26 +355,26 @@ pub(crate) async fn wake(account: &Account, ids: &[String]) -> anyhow::Result<()
     instances::wait_for(account, &asleep, &State::Stopped, STOPS_WITHIN).await?;
     instances::start(account, &asleep).await?;
     // EC2's description lags. A machine that is still stopped after this time has not started.
-    let deadline = Instant::now() + SEEN_WITHIN;
+    let (deadline, mut poll) = (Instant::now() + SEEN_WITHIN, Poll::new());
     loop {
         let machines = instances::all(account, Some(tag::WORKER)).await?;
         let is_asleep = |machine: &Instance| asleep.contains(&machine.id) && machine.state == State::Stopped;
         if !machines.iter().any(is_asleep) || Instant::now() >= deadline {
             return Ok(());
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        poll.wait().await;
     }
 }
 
 /// Waits until SSM knows these machines, and returns those that it knows.
 async fn registered(account: &Account, ids: &[String]) -> anyhow::Result<Vec<String>> {
-    let deadline = Instant::now() + REGISTERED_WITHIN;
+    let (deadline, mut poll) = (Instant::now() + REGISTERED_WITHIN, Poll::new());
     loop {
         let known = online(account, ids).await?;
         if known.len() == ids.len() || Instant::now() >= deadline {
             return Ok(known);
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        poll.wait().await;
     }
 }
 

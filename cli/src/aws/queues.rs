@@ -13,7 +13,7 @@ use eirs_platform::{
 };
 use tokio::time::Instant;
 
-use super::{Account, LOOK_EVERY};
+use super::{Account, Poll};
 
 /// Time until the name of a deleted queue can be used again; SQS documents a minute.
 const NAME_IS_FREE_WITHIN: Duration = Duration::from_secs(90);
@@ -55,7 +55,7 @@ impl Wanted {
 
     /// Creates or updates the queue. The name of a deleted queue can be used again after a minute.
     pub(crate) async fn ensure(&self, account: &Account, say: &dyn Fn(&str)) -> anyhow::Result<()> {
-        let deadline = Instant::now() + NAME_IS_FREE_WITHIN;
+        let (deadline, mut poll) = (Instant::now() + NAME_IS_FREE_WITHIN, Poll::new());
         loop {
             match account.sqs.ensure(&self.name, self.options.clone()).await {
                 Err(error)
@@ -65,7 +65,7 @@ impl Wanted {
                     say(&format!(
                         "the queue {name} was deleted a moment ago; SQS keeps its name for a minute"
                     ));
-                    tokio::time::sleep(LOOK_EVERY).await;
+                    poll.wait().await;
                 }
                 ended => return Ok(ended?),
             }

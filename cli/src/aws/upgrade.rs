@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::{
-    Account, LOOK_EVERY,
+    Account, Poll,
     bundle::Bundle,
     credentials,
     document::{Kind, UPGRADE_PARAMETERS},
@@ -71,12 +71,12 @@ pub(crate) async fn run(
 }
 
 async fn wait_for_report(account: &Account, host: &Instance, name: &str) -> anyhow::Result<scripts::Report> {
-    let deadline = Instant::now() + DONE_WITHIN;
+    let (deadline, mut poll) = (Instant::now() + DONE_WITHIN, Poll::new());
     while Instant::now() < deadline {
         if let Some(report) = scripts::report(account, name).await? {
             return Ok(report);
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        poll.wait().await;
     }
     let waited = humantime::format_duration(DONE_WITHIN);
     None.with_context(|| format!("the web host {} says nothing of its upgrade within {waited}", host.id))

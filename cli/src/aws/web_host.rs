@@ -8,7 +8,7 @@ use eirs_platform::aws::tag;
 use tokio::time::Instant;
 
 use super::{
-    Account, LOOK_EVERY,
+    Account, Poll,
     bundle::Bundle,
     iam::Profile,
     image::BUNDLE_TAG,
@@ -95,7 +95,7 @@ impl Place<'_> {
     }
 
     async fn wait_until_it_serves(&self, account: &Account, id: &str) -> anyhow::Result<Instance> {
-        let deadline = Instant::now() + SERVES_WITHIN;
+        let (deadline, mut poll) = (Instant::now() + SERVES_WITHIN, Poll::new());
         loop {
             let host = all(account).await?.into_iter().find(|host| host.id == id);
             let host = host.with_context(|| format!("the web host {id} is gone"))?;
@@ -115,7 +115,7 @@ impl Place<'_> {
                 "the web host {id} does not serve within {}",
                 humantime::format_duration(SERVES_WITHIN)
             );
-            tokio::time::sleep(LOOK_EVERY).await;
+            poll.wait().await;
         }
     }
 }

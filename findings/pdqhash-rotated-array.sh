@@ -12,7 +12,7 @@ set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q --disable-pip-version-check pdqhash==0.2.8 'numpy<3'
+"$folder/venv/bin/pip" install -q --disable-pip-version-check pdqhash==0.2.8 numpy==2.2.6
 "$folder/venv/bin/python" - <<'PYTHON'
 import numpy
 import pdqhash

@@ -76,8 +76,9 @@ impl<'a> Draft<'a> {
         plan.affordable = policy.budget.instance_hours_per_day.and_then(|_| {
             budget::affordable(policy, history.used_today(name, policy, seen.at).time(), seen.at)
         });
-        let ahead = history.start_delay(name, policy) + LEAD;
-        plan.prepares_at = history.next_onset(name, policy).map(|onset| onset.from - ahead);
+        plan.prepares_at = history
+            .next_onset(name, policy)
+            .map(|onset| onset.from - (history.start_delay(name, policy) + LEAD));
         let is_complete = plan.depth.is_some() && seen.instances.is_some();
         for (instances, hold) in [
             (roster.silent, Deaf { instances: roster.silent }),

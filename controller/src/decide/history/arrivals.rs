@@ -1,6 +1,6 @@
 //! Measures arrivals: how many jobs arrived, and the current rate.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, iter, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -147,7 +147,7 @@ impl Arrivals {
             return 0.0;
         }
         // A few jobs in a minute say little as well.
-        let mut longer = (1..MOST_LONG).map(|times| counted(times * LONG));
+        let mut longer = iter::once(long).chain((2..MOST_LONG).map(|times| counted(times * LONG)));
         let enough = longer.find(|(jobs, _)| *jobs >= ENOUGH);
         let (jobs, seconds) = enough.unwrap_or_else(|| counted(MOST_LONG * LONG));
         bounded(bounded(jobs / seconds, long), short)

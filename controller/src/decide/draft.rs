@@ -106,9 +106,10 @@ impl<'a> Draft<'a> {
                 draft.plan.wished = demand::largest(&draft.plan.wishes);
                 draft.plan.clamped = demand::clamp(policy, draft.plan.wished);
             }
-            // The demand is unknown: keep the instances that run, and at least `min`.
+            // The demand is unknown: keep the instances that run, and at least `min`. A late one is
+            // kept as well, but not replaced: it would be at every pass.
             None => {
-                draft.plan.wished = draft.plan.running() + draft.plan.late;
+                draft.plan.wished = draft.plan.running();
                 draft.plan.clamped = draft.plan.wished.max(policy.pool.min);
             }
         }

@@ -18,6 +18,19 @@ fn an_instance_that_takes_twice_the_measured_start_delay_is_late_and_another_is_
 }
 
 #[test]
+fn with_an_unreadable_backlog_a_late_instance_starts_no_others() {
+    let policies = policies(&[("p", "start_delay = '10s'")]);
+    let started = starting("p-1", NOW - 21);
+    let mut now = seen(&[("p", None)], vec![started, stopped("p-2"), stopped("p-3")]);
+    let history = history(&[(2000, 0)], &now);
+    let plan = decide_checked(&policies, &now, &history);
+    assert_eq!((plan.pools["p"].late, plan.actions().count()), (1, 0), "{plan}");
+    // With one that works beside it, too.
+    now.instances.as_mut().unwrap()[1] = busy("p-2");
+    assert_eq!(decide_checked(&policies, &now, &history).actions().count(), 0);
+}
+
+#[test]
 fn one_silent_instance_is_replaced_at_once_and_many_one_by_one() {
     let policies = policies(&[("p", "min = 6\nmax = 12")]);
     let silent = |id: &str| says(in_state(id, State::Running, NOW - 1000), Phase::Ready, NOW - 200, None);

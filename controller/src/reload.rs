@@ -8,7 +8,7 @@
 
 use std::{
     ffi::OsStr,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,7 +17,10 @@ use eirs_platform::{clock::Clock, descriptor, settings::Settings, state_folder::
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::Instant;
 
-use crate::{lock, status::Status};
+use crate::{
+    lock,
+    status::{self, Status},
+};
 
 /// Time to wait for the controller. A pass reads queues and fleet for up to ten seconds each, and
 /// the current pass ends first. It is shorter than the time that systemd allows for a reload
@@ -83,7 +86,7 @@ pub async fn reload(
     let (asked, deadline) = (clock.now(), Instant::now() + limit);
     pidfd_send_signal(process.get_ref(), Signal::HUP).map_err(|error| failed(error.into()))?;
     loop {
-        let status = fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Status>(&text).ok());
+        let status = status::read(&file);
         let answer = |status: &Status| status.pid == pid && status.reloaded_at.is_some_and(|at| at >= asked);
         if let Some(status) = status.filter(answer) {
             return Ok(status.policy_errors);

@@ -4,7 +4,7 @@
 
 mod recorder;
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
 use chrono::{DateTime, Utc};
 use eirs_platform::settings::{Simulate, units};
@@ -16,6 +16,11 @@ use crate::{
     operator::{Cordon, Operator, Order},
     refusals::Refused,
 };
+
+/// Reads the status file; `None` if it does not exist or has another version.
+pub fn read(file: &Path) -> Option<Status> {
+    serde_json::from_slice(&fs::read(file).ok()?).ok()
+}
 
 /// The state of the controller after its last pass.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,20 +3,13 @@
 pub mod command;
 mod text;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
+pub use eirs_controller::status::read;
 use eirs_controller::status::{PoolStatus, Status};
 use eirs_platform::settings::Settings;
 
 pub use self::text::text;
-
-/// Reads the status file; `None` if it does not exist or has another version.
-pub fn read(file: &Path) -> Option<Status> {
-    serde_json::from_slice(&fs::read(file).ok()?).ok()
-}
 
 /// Returns the folder of the policies: a flag of the controller, else the settings.
 pub fn policy_folder(settings: &Settings, status: Option<&Status>) -> PathBuf {

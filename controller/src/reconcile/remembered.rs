@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use eirs_platform::settings::Settings;
 use serde::{Deserialize, Serialize};
 
-use crate::{alerts::Ledger, decide::history::Learnt, record, refusals::Refusals, status::Status};
+use crate::{alerts::Ledger, decide::history::Learnt, record, refusals::Refusals, status};
 
 /// Time that is read from the recording: a day of any time zone.
 const READ_BACK: TimeDelta = TimeDelta::hours(26);
@@ -31,9 +31,9 @@ pub(super) struct Remembered {
 /// killed: instances that ended with it are no longer there to be charged. The status file has
 /// their numbers, because each pass writes it.
 pub(super) fn recall_last_pass(learnt: &mut Learnt, settings: &Settings, now: DateTime<Utc>) {
-    let text = std::fs::read(settings.status_file()).ok();
-    let status = text.and_then(|text| serde_json::from_slice::<Status>(&text).ok());
-    let (Some(status), Some(from)) = (status, learnt.charged_at()) else { return };
+    let (Some(status), Some(from)) = (status::read(&settings.status_file()), learnt.charged_at()) else {
+        return;
+    };
     if status.at <= from || status.at > now || status.at - from > LONGEST_LOSS {
         return;
     }

@@ -76,9 +76,8 @@ impl<'a> Draft<'a> {
         plan.affordable = policy.budget.instance_hours_per_day.and_then(|_| {
             budget::affordable(policy, history.used_today(name, policy, seen.at).time(), seen.at)
         });
-        plan.prepares_at = history
-            .next_onset(name, policy)
-            .map(|onset| onset.from - (history.start_delay(name, policy) + LEAD));
+        let onset = history.next_onset(name, policy);
+        plan.prepares_at = onset.map(|onset| onset.from - (history.start_delay(name, policy) + LEAD));
         let is_complete = plan.depth.is_some() && seen.instances.is_some();
         for (instances, hold) in [
             (roster.silent, Deaf { instances: roster.silent }),
@@ -99,7 +98,9 @@ impl<'a> Draft<'a> {
             gone: BTreeSet::new(),
             plan,
         };
-        match draft.load() {
+        let is_time = draft.plan.prepares_at.is_some_and(|at| at <= seen.at);
+        let due = onset.filter(|_| is_time).map(|onset| onset.jobs);
+        match draft.load(due) {
             Some(load) => {
                 draft.plan.wishes = demand::wishes(policy, &load, history.minutes(name), seen.at);
                 draft.plan.load = Some(load);
@@ -116,8 +117,8 @@ impl<'a> Draft<'a> {
         draft
     }
 
-    /// The input of the rules; `None` if the backlog could not be read.
-    fn load(&self) -> Option<Load> {
+    /// The input of the rules, with the jobs that are due; `None` if the backlog could not be read.
+    fn load(&self, due: Option<u64>) -> Option<Load> {
         let Known { seen, history } = self.known;
         let (depth, ready) = (self.plan.depth?, self.plan.ready);
         let mut facts = history.facts(self.name, self.policy);
@@ -131,9 +132,6 @@ impl<'a> Draft<'a> {
             facts.start_delay_s = history.start_delay_of(self.name, self.policy, Tier::Launched);
         }
         let starting_s = self.roster.starting_s(facts.start_delay_s, seen.at);
-        let is_time = self.plan.prepares_at.is_some_and(|at| at <= seen.at);
-        let onset = history.next_onset(self.name, self.policy).filter(|_| is_time);
-        let due = onset.map(|onset| onset.jobs);
         Some(Load { depth, facts, ready, starting_s, due })
     }
 

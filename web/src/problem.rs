@@ -96,8 +96,8 @@ impl Problem {
     /// The header of a request of HTTP/2 is larger than `bytes`.
     pub(crate) fn header_list_too_large(bytes: usize) -> Self {
         let detail = format!(
-            "the header of the request is too large; at most {} KiB are read, and each field counts as 32 bytes \
-             more than it has",
+            "the header of the request is too large; at most {} KiB are read, and each field counts \
+             as 32 bytes more than it has",
             bytes / 1024
         );
         Self { detail, ..Self::header_too_large(bytes) }
